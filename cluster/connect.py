@@ -1,0 +1,107 @@
+"""Connecting to Ray: in this process, or to a cluster; and what the cluster can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from cluster.errors import Unreachable
+
+QUIET = {
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_open_telemetry": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict[str, Any] | None = None) -> bool:
+    """Connect this process to Ray, unless it is connected already.
+
+    Args:
+        address: None starts Ray inside this process; `auto` or `HOST:PORT` joins a running cluster;
+            `ray://HOST:PORT` goes through Ray Client.
+        import_paths: folders that workers of an in-process Ray shall import from.
+        code: a Ray runtime environment that brings the code to a cluster.
+
+    Returns:
+        Whether this call made the connection (then the caller shuts it down).
+
+    Raises:
+        Unreachable: nothing answers at `address`.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return False
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+    if address is None and not in_job:
+        paths = [*import_paths, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+        ray.init(
+            address="local",
+            num_cpus=max(2, os.cpu_count() or 2),  # two gloo workers even on one core
+            include_dashboard=False,
+            object_store_memory=512 * 1024**2,
+            **common,
+        )
+        return True
+    _probe(address)
+    use_token()
+    try:
+        ray.init(address=address or "auto", runtime_env=None if in_job else code, **common)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Unreachable(
+            f"Ray at {address!r} does not accept the connection: {reason}",
+            "check the address, the token (RAY_AUTH_MODE=token and its file), and that Ray versions agree",
+        ) from None
+    return True
+
+
+def use_token() -> None:
+    """Ray protects the clusters it starts by a token: use it wherever its file is present."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _probe(address: str | None) -> None:
+    """Fail at once where nothing listens; Ray itself tries for most of a minute."""
+    if not address or address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        raise Unreachable(f"{address!r} is not the address of a Ray cluster", "use HOST:PORT, auto or ray://HOST:PORT")
+    try:
+        socket.create_connection((host or "127.0.0.1", int(port)), timeout=5).close()
+    except OSError as error:
+        raise Unreachable(
+            f"no Ray cluster answers at {address} ({error.strerror or error})",
+            "start one (`ray start --head`), check the address, or leave --address out to run on this machine",
+        ) from None
+
+
+def resources() -> dict[str, float]:
+    """Total resources of the cluster: {"CPU": …, "GPU": …, …}."""
+    import ray
+
+    return dict(ray.cluster_resources())
+
+
+def shutdown() -> None:
+    """Leave Ray; an in-process Ray ends with all its workers."""
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.shutdown()

@@ -1,0 +1,67 @@
+"""The one config system: `Config`, a frozen and strict section, and `Registry`, names that stand for code.
+
+A registry is plain data, `{"mlm": "tasks.objectives.mlm:MaskedLM"}`: nothing is imported until
+an entry is asked for, so `--help` stays fast, and the code digest (`pipelines.identity`) can follow
+the one entry a config names without tying it to its siblings: a `NAME = Registry({...})` assignment
+is left out of the digest of its module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from modeling.errors import ConfigError
+
+
+class Registry(Mapping[str, str]):
+    """An immutable map from a public name to `module:attribute`.
+
+    Use it as field metadata, `objective: Annotated[str, OBJECTIVES]`: `Config` then
+    refuses unknown names with the nearest valid one, and the stage's key covers the entry's code.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> str:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def check(self, name: str) -> str:
+        """Return `name` if it is an entry; raise ConfigError with the nearest name otherwise."""
+        if name in self._entries:
+            return name
+        near = difflib.get_close_matches(str(name), self._entries, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown {self.kind} {name!r}", f"{hint}known: {', '.join(self._entries)}")
+
+    def load(self, name: str) -> Any:
+        """Import and return the object that `name` stands for."""
+        module, _, attribute = self._entries[self.check(name)].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+class Config(BaseModel):
+    """A frozen, strict config section. Unknown keys are refused; registry names are checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _registry_names(cls, value: Any, info: Any) -> Any:
+        for meta in cls.model_fields[info.field_name].metadata:
+            if isinstance(meta, Registry):
+                for name in (value,) if isinstance(value, str) else tuple(value or ()):
+                    meta.check(name)
+        return value

@@ -1,0 +1,219 @@
+"""Commands that make something: run, plan, submit, rerun, repro."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_options import (
+    AddressOption,
+    ConfigOption,
+    ForceOption,
+    JsonOption,
+    KeepGoingOption,
+    OnlyOption,
+    RecipeArgument,
+    RunArgument,
+    StageArgument,
+    StoreOption,
+    WordsArgument,
+    build,
+    rebuild,
+    show_json,
+    store_at,
+)
+
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name the run (default: recipe, date, time).")
+]
+
+
+def run(
+    recipe: RecipeArgument,
+    words: WordsArgument = None,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    address: AddressOption = None,
+    only: OnlyOption = None,
+    force: ForceOption = None,
+    keep_going: KeepGoingOption = False,
+    name: NameOption = None,
+) -> None:
+    """Run a recipe. What is cached is not made again; an interrupted run is continued."""
+    request = build(
+        recipe,
+        words,
+        config,
+        store=store,
+        address=address,
+        only=tuple(only or ()),
+        force=tuple(force or ()),
+        keep_going=keep_going,
+        name=name,
+    )
+    raise typer.Exit(execute(request))
+
+
+def execute(request: object) -> int:
+    """Run a request with the display; returns the exit code."""
+    from rich.console import Console
+
+    from pipelines.display import Progress, print_result
+    from pipelines.session import run as start
+
+    console = Console()
+    result = start(request, watcher=Progress(console))  # type: ignore[arg-type]
+    print_result(result, console)
+    return {"done": 0, "nothing": 0, "cancelled": 130}.get(result.state, 1)
+
+
+def plan(
+    recipe: RecipeArgument,
+    words: WordsArgument = None,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    only: OnlyOption = None,
+    force: ForceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show for each stage whether it is cached, stale or to be run, and why."""
+    from pipelines.session import make_plan
+
+    request = build(recipe, words, config, store=store, only=tuple(only or ()), force=tuple(force or ()))
+    made = make_plan(request, store_at(store))
+    if json:
+        show_json(made.as_json())
+        return
+    from rich.console import Console
+
+    from pipelines.display_plan import print_plan
+
+    print_plan(made, Console())
+
+
+def submit(
+    recipe: RecipeArgument,
+    words: WordsArgument = None,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    address: Annotated[
+        str, typer.Option("--address", metavar="URL", help="Ray's job server.")
+    ] = "http://127.0.0.1:8265",
+    only: OnlyOption = None,
+    force: ForceOption = None,
+    keep_going: KeepGoingOption = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the run's name and leave.")] = False,
+) -> None:
+    """Send a run to a Ray cluster through Ray Jobs, and follow it. Leaving (Ctrl-C) does not stop it."""
+    request = build(
+        recipe, words, config, store=store, only=tuple(only or ()), force=tuple(force or ()), keep_going=keep_going
+    )
+    raise typer.Exit(send(request, address, wait=not no_wait))
+
+
+def send(request: object, address: str, *, wait: bool) -> int:
+    """Submit a request; with `wait` follow it to its end. Returns the exit code."""
+    from pathlib import Path
+
+    from cluster.errors import BadConfig
+    from cluster.store import Store
+    from pipelines.runs import new_name
+    from pipelines.session import Request
+    from pipelines.submit import ended, follow
+    from pipelines.submit import submit as start
+
+    assert isinstance(request, Request)
+    where = Store(request.store)
+    if where.in_process:
+        raise BadConfig(f"store {where.url} lives inside one process", "give the cluster a folder or an object store")
+    name = new_name(request.recipe)
+    label = request.label
+    inside = label if not request.import_paths else f"{Path(label.rpartition(':')[0]).name}:{label.rpartition(':')[2]}"
+    arguments = [inside, *request.words, "--store", where.url]
+    if request.tracking:
+        arguments.append(f"tracking={request.tracking}")
+    if request.file:
+        for key, value in _flat(request.config).items():
+            arguments.insert(1, f"{key}={value}")
+    for flag, values in (("--only", request.only), ("--force", request.force)):
+        for value in values:
+            arguments += [flag, value]
+    if request.keep_going:
+        arguments.append("--keep-going")
+    start(address, name=name, arguments=arguments, label=label, import_paths=list(request.import_paths))
+    typer.echo(f"submitted {name} to {address}")
+    if not wait:
+        return 0
+    try:
+        for text in follow(address, name):
+            typer.echo(text, nl=False)
+    except KeyboardInterrupt:
+        typer.echo(f"\nleft; the run goes on: triptych status {name}, triptych cancel {name}")
+        return 0
+    status, code = ended(address, name)
+    typer.echo(f"{name}: {status.rpartition('.')[2].lower()}")
+    return code
+
+
+def _flat(config: dict[str, object]) -> dict[str, str]:
+    import json
+
+    from pipelines.tracked import flat
+
+    return {key: json.dumps(value) for key, value in flat(config).items()}
+
+
+def rerun(
+    run: RunArgument,
+    stage: StageArgument,
+    downstream: Annotated[
+        bool, typer.Option("--downstream", help="Make again all that depends on it, too.")
+    ] = False,
+    store: StoreOption = None,
+    address: AddressOption = None,
+    keep_going: KeepGoingOption = False,
+) -> None:
+    """Make one stage of a run again, with the code as it is now."""
+    from pipelines.code import CodeIndex
+    from pipelines.graph import Graph
+    from pipelines.plan import _names
+    from pipelines.runs import resolve_run
+
+    where = store_at(store)
+    record = resolve_run(where, run)
+    request = rebuild(record, where.url, address=address, keep_going=keep_going)
+    graph = Graph(request.pipeline, CodeIndex(request.import_paths))
+    chosen = _names(graph, [stage], f"rerun {record.name}")
+    if downstream:
+        chosen = graph.descendants(chosen)
+    request.force = tuple(sorted(chosen))
+    request.only = tuple(sorted(chosen))
+    submitted = record.info.get("submitted")
+    if submitted and address is None:
+        raise typer.Exit(send(request, submitted, wait=True))
+    raise typer.Exit(execute(request))
+
+
+def repro(run: RunArgument, stage: StageArgument, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Make a stage again in isolation and say whether its bytes are equal. Changes nothing."""
+    from pipelines.repro import reproduce
+    from pipelines.runs import resolve_run
+
+    where = store_at(store)
+    record = resolve_run(where, run)
+    found = reproduce(rebuild(record, where.url, tracking="off"), where, record, stage)
+    if json:
+        show_json(found)
+    else:
+        typer.echo(f"{stage}: " + ("equal, byte for byte" if found["equal"] else "different"))
+        typer.echo(f"  {len(found['files'])} files, {found['seconds']:.1f} s (first time {found['first_seconds']} s)")
+        for line in found["differences"]:
+            typer.echo(f"  {line}")
+    raise typer.Exit(0 if found["equal"] else 1)
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands of this module into the application."""
+    for command in (run, plan, submit, rerun, repro):
+        app.command()(command)

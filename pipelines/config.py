@@ -1,0 +1,263 @@
+"""From the command line to a recipe's config: scale, then the YAML file, then `key=value`.
+
+A recipe is a Python function. Its config is its one parameter annotated with a `Config` section, or,
+where it has plain parameters, a section made from the signature. `Config.scaled(scale)` may give the
+values that a `scale=` stands for; a later source overrides an earlier one, key by key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pydantic import BaseModel, ValidationError, create_model
+
+from cluster.errors import BadConfig, UserError
+from modeling.config import Config
+from pipelines.code import PACKAGES
+from pipelines.graph import Pipeline
+from pipelines.recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe found by name or file.
+
+    Attributes:
+        label: what the user wrote, with an absolute file.
+        name: the function's name; names the runs.
+        folder: of the user's own file; None for ours.
+    """
+
+    label: str
+    name: str
+    function: Callable[..., Pipeline]
+    folder: Path | None = None
+
+    def section(self) -> tuple[type[Config], str | None]:
+        """The config class, and the parameter that takes it (None: the fields are the parameters)."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        try:
+            hints = get_type_hints(self.function, include_extras=True)
+        except NameError as error:
+            raise BadConfig(f"recipe {self.label}: {error}", "import the types that its parameters name") from None
+        if len(parameters) == 1:
+            kind = hints.get(parameters[0].name)
+            if isinstance(kind, type) and issubclass(kind, Config):
+                return kind, parameters[0].name
+        fields: dict[str, Any] = {}
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                raise BadConfig(
+                    f"recipe {self.label}: *{parameter.name} hides its settings", "name each parameter, with a type"
+                )
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        return create_model(f"{self.name}_config", __base__=Config, **fields), None
+
+    def build(self, config: Config) -> Pipeline:
+        """Call the recipe.
+
+        Raises:
+            UserError: as the recipe says; BadConfig where it does not return a Pipeline.
+        """
+        _, parameter = self.section()
+        try:
+            if parameter is not None:
+                made = self.function(config)
+            else:
+                made = self.function(**{name: getattr(config, name) for name in type(config).model_fields})
+        except ValidationError as error:
+            raise BadConfig(f"recipe {self.label}: {_message(error, None)}") from None
+        if not isinstance(made, Pipeline):
+            raise BadConfig(
+                f"recipe {self.label} returned {type(made).__name__}, not a Pipeline",
+                "end it with `return Pipeline(stage, …)`",
+            )
+        return made
+
+
+def find_recipe(label: str) -> Recipe:
+    """A recipe by name (`bert`) or by `file.py:function`.
+
+    Raises:
+        BadConfig: unknown name (with the nearest), missing file or function, a file that does not import.
+    """
+    if ".py" not in label:
+        if label not in RECIPES:
+            near = difflib.get_close_matches(label, RECIPES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise BadConfig(
+                f"unknown recipe {label!r}",
+                f"{hint}known: {', '.join(RECIPES)}; or a file of your own: mine.py:function",
+            )
+        return Recipe(label, label, RECIPES.load(label))
+    name, _, attribute = label.partition(".py")
+    path = Path(name + ".py").expanduser().resolve()
+    attribute = attribute.removeprefix(":")
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        raise BadConfig(f"recipe file {path} does not exist", f"did you mean {near[0]}?" if near else "check the path")
+    module = _import_file(path)
+    if not attribute:
+        raise BadConfig(f"{label}: which function of the file?", f"write {label}:NAME, one of {_functions(module)}")
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        near = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise BadConfig(f"{path.name} has no function {attribute!r}", f"{hint}it has {_functions(module)}")
+    return Recipe(f"{path}:{attribute}", attribute, function, path.parent)
+
+
+def _functions(module: Any) -> str:
+    names = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+    return ", ".join(names) or "none"
+
+
+def _import_file(path: Path) -> Any:
+    """Import a user's file under its own name, so that workers can import it too."""
+    name = path.stem
+    if name in PACKAGES or name in sys.stdlib_module_names:
+        raise BadConfig(f"{path}: a recipe file may not be called {name}.py", f"a module named {name} exists; rename it")
+    if not name.isidentifier():
+        raise BadConfig(f"{path}: {name!r} is not a Python module name", "use letters, digits and underscores")
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        sys.modules.pop(name, None)
+        import traceback
+
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadConfig(
+            f"{path} does not import: {type(error).__name__}: {error}", f"see {last.filename}, line {last.lineno}"
+        ) from None
+    return module
+
+
+def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = None) -> Config:
+    """The recipe's config from its scale, a YAML file and `key=value` words.
+
+    Raises:
+        BadConfig: unknown key (with the nearest), wrong type, unreadable file; names the field.
+    """
+    kind, _ = recipe.section()
+    given: dict[str, Any] = {}
+    if file is not None:
+        _merge(given, _read_yaml(file))
+    for word in overrides:
+        _merge(given, parse_word(word))
+    scaled = getattr(kind, "scaled", None)
+    base: dict[str, Any] = {}
+    if scaled is not None:
+        scale = given.get("scale", kind.model_fields["scale"].get_default())
+        base = dict(scaled(scale)) if isinstance(scale, str) else {}
+    return validate(kind, _merged(base, given))
+
+
+def validate(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Make a config section; errors name the field, what was found and what was expected."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise BadConfig(_message(error, kind), "see `triptych recipes` for the fields of each recipe") from None
+
+
+def parse_word(word: str) -> dict[str, Any]:
+    """`pretrain.steps=200` as {"pretrain": {"steps": 200}}; values are YAML (`[a,b]`, `true`, `1e-3`)."""
+    import yaml
+
+    key, equals, text = word.partition("=")
+    if not equals or not key or not all(part.isidentifier() for part in key.split(".")):
+        raise BadConfig(f"{word!r} is not of the form key=value", "for instance pretrain.steps=200")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-3 as text
+            value = float(value) if any(c.isdigit() for c in value) and "_" not in value else value
+        except ValueError:
+            pass
+    elif value is None or not isinstance(value, int | float | bool | list | dict):
+        value = text if value is not None else None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"--config {file}: {getattr(error, 'strerror', None) or error}", "give a readable YAML file") from None
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise BadConfig(f"--config {file} is not YAML: {str(error).splitlines()[0]}", "correct it") from None
+    if not isinstance(values, dict):
+        raise BadConfig(f"--config {file} holds a {type(values).__name__}, not keys and values", "write key: value lines")
+    return values
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    _merge(result, base)
+    _merge(result, over)
+    return result
+
+
+def _message(error: ValidationError, kind: type[BaseModel] | None) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), _fields(kind, item["loc"][:-1]), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(_fields(kind, item["loc"][:-1]))
+            lines.append(f"unknown key {path!r}{hint} (known: {known})" if known else f"unknown key {path!r}{hint}")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: missing; give {path}=…")
+        else:
+            found = item.get("input")
+            said = item["msg"].removeprefix("Value error, ")
+            said = said[0].lower() + said[1:] if said[:1].isupper() and not said[1:2].isupper() else said
+            shown = "" if isinstance(found, BaseModel | Mapping) else f", found {found!r}"
+            lines.append(f"{path}: {said}{shown if repr(found) not in said else ''}")
+    return "; ".join(lines)
+
+
+def _fields(kind: type[BaseModel] | None, path: Iterable[Any]) -> list[str]:
+    """The field names of the section at `path` below `kind`."""
+    for part in path:
+        field = kind.model_fields.get(str(part)) if kind is not None else None
+        options = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(kind.model_fields) if kind is not None else []

@@ -1,0 +1,418 @@
+"""Runs a plan: claims stages, places them, hears their outcomes, decides what happens next.
+
+All state that matters is in the store, so the driver may die at any moment. Within one driver every
+stage goes `pending → waiting | running → done | cached | failed | skipped | cancelled`; `waiting` means
+that another driver is at work on the same key and its result will be shared.
+
+What is tried again depends on the class of the error (`RULES`), never on a count alone: a lost worker
+gets a new one, memory gets a smaller micro-batch, an unreachable store gets patience; bad config, bad
+data, a loss that is not finite and plain bugs stop at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import BadConfig
+from cluster.leases import Claim, Held, Owner
+from cluster.store import Store
+from pipelines.code import ROOT, cache_folder
+from pipelines.graph import Node
+from pipelines.plan import CACHED, Plan, changed_inputs
+from pipelines.pool import Outcome, Pool, demand
+from pipelines.runs import RunRecord
+from pipelines.worker import Event, Job
+from tasks.base import Runtime
+
+RULES = {
+    "worker": "a lost worker: again on a new one",
+    "memory": "out of memory: again with half the micro-batch",
+    "unreachable": "the store did not answer: again after a pause",
+    "lease": "another driver took the stage over: its result is used",
+}
+DONE = ("done", "cached")
+ENDED = (*DONE, "failed", "skipped", "cancelled")
+GRACE_SECONDS = 8.0
+
+
+@dataclass
+class Live:
+    """A stage while the run goes."""
+
+    node: Node
+    state: str = "pending"
+    manifest: dict[str, Any] | None = None
+    claim: Claim | None = None
+    attempt: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
+    not_before: float = 0.0
+    forced: bool = False
+
+
+class Executor:
+    """Runs the steps of a plan that are not cached.
+
+    Args:
+        plan: what to do.
+        record: the run's record, kept up to date.
+        pool: where stages run.
+        tracker: callbacks `started(name, facts)`, `metric`, `ended`, `cached` (`pipelines.tracked.Tracked`).
+        notify: called after every change, for the display.
+        keep_going: after a failure, go on with all that does not depend on it.
+        facts: added to every manifest (git commit, recipe).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        record: RunRecord,
+        pool: Pool,
+        tracker: Any,
+        *,
+        notify: Callable[[], None] = lambda: None,
+        keep_going: bool = False,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.record = record
+        self.pool = pool
+        self.tracker = tracker
+        self.notify = notify
+        self.keep_going = keep_going
+        self.facts = facts or {}
+        self.owner = Owner.here(record.name)
+        self.live = {
+            name: Live(step.node, runtime=step.node.task.runtime, forced=step.state != CACHED and step.manifest is not None)
+            for name, step in plan.steps.items()
+        }
+        self.tickets: dict[int, str] = {}
+        self.cancelling = 0  # 1: asked, 2: asked twice
+        self._stop_beats = threading.Event()
+        self._beats: threading.Thread | None = None
+        self._lost: set[str] = set()
+        self._weights = self._priorities()
+        self._children: dict[str, list[str]] = {}
+        for live in self.live.values():
+            for parent in live.node.parents:
+                self._children.setdefault(parent, []).append(live.node.name)
+        self._open = {name: sum(p in self.live for p in live.node.parents) for name, live in self.live.items()}
+        self._ready = [name for name, count in self._open.items() if not count]
+        self._check_demands()
+
+    # -- the loop -----------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Run until every stage has ended. True when nothing failed and nothing was cancelled."""
+        self._beats = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
+        self._beats.start()
+        asked = time.monotonic()
+        cancelled_at = 0.0
+        try:
+            while True:
+                if self.cancelling and not cancelled_at:
+                    cancelled_at = time.monotonic()
+                    self._cancel(force=False)
+                if cancelled_at and (self.cancelling > 1 or time.monotonic() - cancelled_at > GRACE_SECONDS):
+                    self._cancel(force=True)
+                if not self.cancelling:
+                    self._start_ready()
+                if not self.tickets and (self.cancelling or not self._waiting()):
+                    break
+                outcomes, events = self.pool.wait(0.25 if self.tickets else 0.05)
+                for event in events:
+                    self.event(event)
+                for ticket, outcome in outcomes:
+                    self._ended(self.tickets.pop(ticket), outcome)
+                if not self.tickets and self._waiting():
+                    time.sleep(0.2)
+                self.record.write(every=1.0 if len(self.live) < 200 else 3.0)
+                self.notify()
+                if time.monotonic() - asked > 1.0:
+                    asked = time.monotonic()
+                    if self.record.cancel_asked():
+                        self.cancelling = max(self.cancelling, 1)
+        finally:
+            self._stop_beats.set()
+            self._release_all()
+        self._close_open_stages()
+        return all(live.state in DONE for live in self.live.values())
+
+    def _waiting(self) -> bool:
+        return any(live.state in ("waiting", "pending") for live in self.live.values()) and bool(self._ready)
+
+    def event(self, event: Event) -> None:
+        """Take a stage's progress or metric."""
+        name = event["stage"]
+        if event["type"] == "metric":
+            self.tracker.metric(name, event["step"], event["values"])
+            self.record.stage(name)["last"] = event["values"]
+        else:
+            self.record.stage(name)["progress"] = {k: event[k] for k in ("done", "total", "unit", "shown")}
+        self.notify()
+
+    # -- starting -----------------------------------------------------------------------------------
+
+    def _start_ready(self) -> None:
+        """Claim and place ready stages, the longest way to the end first.
+
+        Small stages may queue in Ray beyond the cores (its scheduler is faster than this loop), except
+        while a stage of several workers is ready or at work: its group needs its cores free at once.
+        """
+        now = time.monotonic()
+        self._ready.sort(key=lambda name: -self._weights[name])
+        later: list[str] = []
+        running = [self.live[name] for name in self.tickets.values()]
+        used_cpus = sum(demand(live.runtime)[0] for live in running)
+        used_gpus = sum(demand(live.runtime)[1] for live in running)
+        several = any(live.runtime.workers > 1 for live in running)
+        window = self.pool.slots * 4 + 4
+        queue = self._ready
+        self._ready = []
+        for position, name in enumerate(queue):
+            live = self.live[name]
+            if self._stopped():
+                later.append(name)
+                continue
+            cpus, gpus = demand(live.runtime)
+            several = several or live.runtime.workers > 1
+            limit = self.pool.slots if several else window
+            full = bool(self.tickets) and self.pool.fixed and (used_cpus + cpus > limit or (gpus and used_gpus + gpus > self.pool.gpus))
+            if full:  # no small stage may overtake: the big one would starve
+                later.extend(queue[position:])
+                break
+            if live.not_before > now:
+                later.append(name)
+                continue
+            if self._start(live):
+                used_cpus += cpus
+                used_gpus += gpus
+            elif live.state == "waiting":
+                later.append(name)
+        self._ready = later + self._ready  # `_start` may have made more stages ready
+
+    def _stopped(self) -> bool:
+        failed = any(live.state == "failed" for live in self.live.values()) if not self.keep_going else False
+        return bool(self.cancelling) or failed
+
+    def _start(self, live: Live) -> bool:
+        """Claim a stage and submit it; True when it runs now."""
+        name, node = live.node.name, live.node
+        step = self.plan.steps[name]
+        manifest = step.manifest if not live.forced else None
+        if manifest is not None and not self._inputs_changed(node, manifest):
+            self._take(live, manifest, "cached", step.reason)
+            return False
+        redo = live.forced or manifest is not None
+        claimed = self.store.claim(node.key, self.owner, force=redo)
+        if isinstance(claimed, Held):
+            if live.state != "waiting":
+                self._state(live, "waiting", held_by=str(claimed.owner))
+            live.not_before = time.monotonic() + 0.5
+            return False
+        if not isinstance(claimed, Claim):  # published meanwhile by another driver
+            found = claimed.manifest
+            if not self._inputs_changed(node, found):
+                self._take(live, found, "cached", "made by another run meanwhile")
+                return False
+            claimed = self.store.claim(node.key, self.owner, force=True)
+            if not isinstance(claimed, Claim):
+                live.not_before = time.monotonic() + 0.5
+                live.state = "waiting"
+                return False
+        live.claim = claimed
+        self._state(live, "running", attempt=live.attempt + 1, began=time.time(), reason=step.reason)
+        self.tracker.started(node, live.runtime)
+        self.tickets[self.pool.submit(self._job(live))] = name
+        return True
+
+    def _inputs_changed(self, node: Node, manifest: dict[str, Any]) -> list[str]:
+        current = {self.live[p].node.key: self.live[p].manifest or {} for p in node.parents if p in self.live}
+        return changed_inputs(node, manifest, self.plan.graph, current)
+
+    def _job(self, live: Live) -> Job:
+        node = live.node
+        identity = node.identity
+        inputs: dict[str, Any] = {}
+        content: dict[str, str] = {}
+        for name, stages in node.inputs.items():
+            manifests = [self.live[stage].manifest or {} for stage in stages]
+            inputs[name] = manifests if name in node.many else manifests[0]
+            content.update({m["key"]: m["content"] for m in manifests})
+        update = {name: None if name not in node.many else () for name in node.inputs}
+        facts = {
+            "key": node.key,
+            "stage": node.name,
+            "task": identity.task,
+            "config": identity.config,
+            "external": identity.external,
+            "inputs": identity.inputs,
+            "input_content": content,
+            "code": identity.code,
+            **self.facts,
+        }
+        assert live.claim is not None
+        return Job(
+            stage=node.name,
+            task=node.task.model_copy(update=update),  # edges travel as manifests, not as stages
+            claim=live.claim,
+            store_url=self.store.url,
+            inputs=inputs,
+            facts=facts,
+            run=self.record.name,
+            attempt=live.attempt,
+            runtime=live.runtime,
+            cache_dir=str(cache_folder() / "artifacts"),
+            sys_path=[str(ROOT), *map(str, self.plan.graph.import_paths)],
+        )
+
+    # -- ending -------------------------------------------------------------------------------------
+
+    def _ended(self, name: str, outcome: Outcome) -> None:
+        live = self.live[name]
+        if outcome["ok"]:
+            live.claim = None
+            self._take(live, outcome["manifest"], "done", "")
+            return
+        error = outcome["error"]
+        if live.claim is not None:
+            self.store.release(live.claim)
+            live.claim = None
+        if self.cancelling:
+            self._state(live, "cancelled")
+            self.tracker.ended(name, "KILLED", None)
+            return
+        if name in self._lost:
+            error = {**error, "class": "lease"}
+            self._lost.discard(name)
+        decision = self._again(live, error)
+        if decision:
+            self.record.stage(name).setdefault("decisions", []).append(
+                {"time": time.time(), "error": error["class"], "message": error["message"][:500], "decision": decision}
+            )
+            live.attempt += 1
+            self._state(live, "pending")
+            self._ready.append(name)
+            return
+        self._state(live, "failed", error=error)
+        self.tracker.ended(name, "FAILED", None, error=error)
+        self._skip_descendants(name)
+
+    def _again(self, live: Live, error: dict[str, Any]) -> str:
+        """The decision to try again, in words; empty to stop."""
+        kind = error["class"]
+        if kind == "lease":
+            return RULES["lease"]
+        if kind not in RULES or live.attempt >= live.runtime.max_retries:
+            return ""
+        if kind == "memory":
+            batch = live.runtime.micro_batch
+            if batch == 1:
+                return ""
+            smaller = batch // 2 if batch else 8
+            live.runtime = live.runtime.model_copy(update={"micro_batch": smaller})
+            return f"{RULES['memory']} ({smaller})"
+        if kind == "unreachable":
+            live.not_before = time.monotonic() + min(30.0, 2.0**live.attempt)
+        return RULES[kind]
+
+    def _take(self, live: Live, manifest: dict[str, Any], state: str, reason: str) -> None:
+        """A stage's artifact is there: those that wait for it may start."""
+        live.manifest = manifest
+        seconds = manifest.get("timings", {}).get("seconds")
+        facts = {"metrics": manifest.get("metrics", {}), "seconds": seconds, "made_by": manifest.get("run")}
+        self._state(live, state, reason=reason, **facts)
+        if state == "cached":
+            self.tracker.cached(live.node, manifest)
+        else:
+            self.tracker.ended(live.node.name, "FINISHED", manifest, node=live.node)
+        for child in self._children.get(live.node.name, ()):
+            self._open[child] -= 1
+            if not self._open[child] and self.live[child].state == "pending":
+                self._ready.append(child)
+
+    def _skip_descendants(self, name: str) -> None:
+        for below in self.plan.graph.descendants([name]):
+            live = self.live.get(below)
+            if live is not None and live.state in ("pending", "waiting"):
+                self._state(live, "skipped", reason=f"needs {name}, which failed")
+
+    def _close_open_stages(self) -> None:
+        for live in self.live.values():
+            if live.state not in ENDED:
+                self._state(live, "cancelled" if self.cancelling else "skipped", reason="the run stopped before it")
+
+    def _state(self, live: Live, state: str, **facts: Any) -> None:
+        live.state = state
+        entry = self.record.stage(live.node.name)
+        if state != "running":
+            entry.pop("progress", None)
+        if state in ENDED:
+            facts.setdefault("ended", time.time())
+        entry.update(state=state, **facts)
+
+    # -- leases and cancelling ------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        pause = self.store.lease_ttl_seconds / 4
+        while not self._stop_beats.wait(pause):
+            claims = {live.node.name: live.claim for live in list(self.live.values()) if live.claim is not None}
+            try:
+                lost = self.store.heartbeat(list(claims.values()))
+            except Exception:  # the store is away: the lease may run out, and `publish` will notice
+                continue
+            for name, claim in claims.items():
+                if claim in lost and self.live[name].claim is claim:
+                    self._lost.add(name)
+
+    def _cancel(self, *, force: bool) -> None:
+        for ticket in list(self.tickets):
+            self.pool.cancel(ticket, force=force)
+
+    def _release_all(self) -> None:
+        for live in self.live.values():
+            if live.claim is not None:
+                try:
+                    self.store.release(live.claim)
+                except Exception:
+                    continue  # it runs out by itself
+                live.claim = None
+
+    # -- placement ------------------------------------------------------------------------------------
+
+    def _priorities(self) -> dict[str, float]:
+        """Seconds (or a guess) from the start of a stage to the end of the run through it."""
+        weights: dict[str, float] = {}
+        below: dict[str, float] = {}
+        for name, step in reversed(self.plan.steps.items()):
+            own = step.expected_seconds or (60.0 if step.node.task.runtime.workers > 1 else 5.0)
+            weights[name] = own + below.get(name, 0.0)
+            for parent in step.node.parents:
+                below[parent] = max(below.get(parent, 0.0), weights[name])
+        return weights
+
+    def _check_demands(self) -> None:
+        """Refuse, before anything runs, a stage that this pool can never place."""
+        if not self.pool.fixed:
+            return
+        for live in self.live.values():
+            if self.plan.steps[live.node.name].state == CACHED:
+                continue
+            cpus, gpus = demand(live.runtime)
+            if live.runtime.workers > 1 and self.pool.slots < 2:
+                continue  # inline: the task itself says what it cannot do
+            if cpus > self.pool.slots and self.pool.slots > 1:
+                raise BadConfig(
+                    f"stage {live.node.name} asks for {cpus:g} CPU cores, the Ray cluster has {self.pool.slots:g}",
+                    "lower placement.workers or placement.cpus",
+                )
+            if gpus > self.pool.gpus:
+                raise BadConfig(
+                    f"stage {live.node.name} asks for {gpus:g} GPUs, the Ray cluster has {self.pool.gpus:g}",
+                    "lower placement.workers or placement.gpus",
+                )

@@ -1,0 +1,208 @@
+"""What a run would do: for each stage cached / run / stale, and why, down to the field or function.
+
+- `cached`: the artifact is there, made from these inputs.
+- `stale`: the recipe made this stage before, from something that has changed since; `changes` says what.
+- `run`: never made, or forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import BadConfig
+from cluster.store import Store
+from pipelines.graph import Graph, Node
+
+CACHED, RUN, STALE = "cached", "run", "stale"
+
+
+@dataclass
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        changes: lines such as `config steps: 100 -> 200` or `code tasks.pretrain:Pretrain.run changed`.
+        expected_seconds: from the manifest of its last execution; None where there was none.
+    """
+
+    node: Node
+    state: str
+    reason: str
+    changes: list[str] = field(default_factory=list)
+    manifest: dict[str, Any] | None = None
+    expected_seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "task": self.node.identity.task,
+            "key": self.node.key,
+            "state": self.state,
+            "reason": self.reason,
+            "changes": self.changes,
+            "inputs": self.node.inputs,
+            "expected_seconds": self.expected_seconds,
+        }
+
+
+class Plan:
+    """The steps of a pipeline in topological order.
+
+    Args:
+        graph: the resolved pipeline.
+        store: where artifacts are looked for.
+        force: stages to run although they are cached.
+        only: stages to make, with what they need; empty means all.
+        known: {stage: key} of earlier runs of the recipe, for the reasons.
+
+    Raises:
+        BadConfig: `force` or `only` names a stage that the pipeline has not.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: Store,
+        *,
+        force: Iterable[str] = (),
+        only: Iterable[str] = (),
+        known: Mapping[str, str] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.force = _names(graph, force, "--force")
+        wanted = _names(graph, only, "--only")
+        selected = graph.ancestors(wanted) if wanted else set(graph.nodes)
+        nodes = [node for node in graph.nodes.values() if node.name in selected]
+        manifests = store.manifests([node.key for node in nodes])
+        missing = {node.name for node in nodes if node.key not in manifests}
+        old_keys = {name: key for name, key in (known or {}).items() if name in missing or name in self.force}
+        old = store.manifests([key for key in old_keys.values() if key not in manifests])
+        self.steps: dict[str, Step] = {}
+        for node in nodes:
+            before = old.get(old_keys.get(node.name, ""))
+            self.steps[node.name] = self._step(node, manifests, before)
+
+    def _step(self, node: Node, manifests: Mapping[str, dict[str, Any]], before: dict[str, Any] | None) -> Step:
+        manifest = manifests.get(node.key)
+        expected = _seconds(manifest or before)
+        if node.name in self.force:
+            return Step(node, RUN, "forced", [], manifest, expected)
+        if manifest is None:
+            if before is None:
+                return Step(node, RUN, "not made before", [], None, None)
+            changes = explain(before, node, self.graph)
+            return Step(node, STALE, _headline(changes), changes, None, expected)
+        if changed := changed_inputs(node, manifest, self.graph, manifests):
+            reason = f"input {', '.join(changed)} was made again with other bytes"
+            return Step(node, STALE, reason, [reason], None, expected)
+        again = [name for name in node.parents if self.steps[name].state != CACHED]
+        if again:
+            return Step(node, CACHED, f"kept if {', '.join(again)} gives the same bytes", [], manifest, expected)
+        return Step(node, CACHED, "", [], manifest, expected)
+
+    @property
+    def to_run(self) -> list[str]:
+        return [step.name for step in self.steps.values() if step.state != CACHED]
+
+    def keys(self) -> dict[str, str]:
+        return {name: step.node.key for name, step in self.steps.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        steps = [step.as_json() for step in self.steps.values()]
+        known = [s["expected_seconds"] for s in steps if s["state"] != CACHED and s["expected_seconds"]]
+        counts = {state: sum(s["state"] == state for s in steps) for state in (CACHED, RUN, STALE)}
+        return {"counts": counts, "expected_seconds": sum(known) if known else None, "stages": steps}
+
+
+def changed_inputs(
+    node: Node, manifest: Mapping[str, Any], graph: Graph, manifests: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Input stages whose artifact no longer has the bytes that `manifest` was made from."""
+    made_from = manifest.get("input_content") or {}
+    changed = []
+    for name in node.parents:
+        parent = graph.nodes[name]
+        now = manifests.get(parent.key)
+        if now is not None and made_from.get(parent.key, now.get("content")) != now.get("content"):
+            changed.append(name)
+    return changed
+
+
+def explain(before: Mapping[str, Any], node: Node, graph: Graph | None = None) -> list[str]:
+    """What differs between a manifest and a stage as it stands now, one line each, causes first."""
+    identity = node.identity
+    lines: list[str] = []
+    if before.get("task") != identity.task:
+        lines.append(f"task: {before.get('task')} -> {identity.task}")
+    lines += [f"config {line}" for line in differences(before.get("config") or {}, identity.config)]
+    lines += [f"source {line}" for line in differences(before.get("external") or {}, identity.external)]
+    lines += [f"code {line}" for line in code_differences(before.get("code") or {}, identity.code)]
+    old_inputs = before.get("inputs") or {}
+    for name in sorted({*old_inputs, *identity.inputs}):
+        if old_inputs.get(name) != identity.inputs.get(name):
+            stages = ", ".join(node.inputs.get(name, [])) or "none"
+            lines.append(f"input {name} changed ({stages})")
+    return lines
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Differing leaves of two JSON values as `path: old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines: list[str] = []
+        for key in sorted({*old, *new}):
+            where = f"{path}.{key}" if path else str(key)
+            if key not in old:
+                lines.append(f"{where}: (absent) -> {_short(new[key])}")
+            elif key not in new:
+                lines.append(f"{where}: {_short(old[key])} -> (absent)")
+            else:
+                lines += differences(old[key], new[key], where)
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}[{i}]")]
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def code_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Definitions that changed, appeared or went away, as lines."""
+    lines = [f"{name} changed" for name in new if name in old and old[name] != new[name]]
+    lines += [f"{name} is new" for name in new if name not in old]
+    return lines + [f"{name} is gone" for name in old if name not in new]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _headline(changes: list[str]) -> str:
+    if not changes:
+        return "made before under another key"
+    return changes[0] if len(changes) == 1 else f"{changes[0]} (and {len(changes) - 1} more)"
+
+
+def _seconds(manifest: Mapping[str, Any] | None) -> float | None:
+    return (manifest or {}).get("timings", {}).get("seconds")
+
+
+def _names(graph: Graph, names: Iterable[str], flag: str) -> set[str]:
+    import difflib
+    import fnmatch
+
+    found: set[str] = set()
+    for name in names:
+        matches = fnmatch.filter(graph.nodes, name)
+        if not matches:
+            near = difflib.get_close_matches(name, graph.nodes, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise BadConfig(
+                f"{flag} {name}: the pipeline has no such stage", f"{hint}stages: {', '.join(list(graph.nodes)[:20])}"
+            )
+        found.update(matches)
+    return found

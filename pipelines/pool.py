@@ -1,0 +1,204 @@
+"""Where stages run: as Ray tasks, or one after another in this process.
+
+Both pools take jobs and give back outcomes and events through `wait`; neither tries again on its own
+(`max_retries=0`): that is the executor's decision.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from cluster.store import Store
+from pipelines.worker import Event, Job, execute, pack
+from tasks.base import Runtime
+
+Outcome = dict[str, Any]
+
+
+class Pool(Protocol):
+    slots: float
+    """CPU cores that stages can be placed on."""
+    gpus: float
+    fixed: bool
+    """Whether the cluster is all there is (False where an autoscaler may add nodes)."""
+
+    def submit(self, job: Job) -> int: ...
+    def wait(self, timeout: float) -> tuple[list[tuple[int, Outcome]], list[Event]]: ...
+    def cancel(self, ticket: int, *, force: bool) -> None: ...
+    def trailing(self) -> list[Event]: ...
+    def close(self) -> None: ...
+
+
+def demand(runtime: Runtime) -> tuple[float, float]:
+    """CPU cores and GPUs that a stage occupies, all its workers together."""
+    return runtime.workers * runtime.cpus, runtime.workers * runtime.gpus
+
+
+class InlinePool:
+    """Runs each job in this process when `wait` is called: for `memory://` stores and for debuggers."""
+
+    slots = 1.0
+    gpus = 0.0
+    fixed = True
+
+    def __init__(self, store: Store, on_events: Callable[[list[Event]], None]) -> None:
+        self._store = store
+        self._on_events = on_events
+        self._jobs: deque[tuple[int, Job]] = deque()
+        self._next = 0
+
+    def submit(self, job: Job) -> int:
+        self._next += 1
+        self._jobs.append((self._next, job))
+        return self._next
+
+    def wait(self, timeout: float) -> tuple[list[tuple[int, Outcome]], list[Event]]:
+        if not self._jobs:
+            return [], []
+        ticket, job = self._jobs.popleft()
+        return [(ticket, execute(pack(job), self._on_events, capture=False, store=self._store))], []
+
+    def cancel(self, ticket: int, *, force: bool) -> None:
+        self._jobs = deque(item for item in self._jobs if item[0] != ticket)
+
+    def trailing(self) -> list[Event]:
+        return []
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+
+class _Hub:
+    """A small actor that carries events from stages to the driver."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._events: list[Event] = []
+        self._ready = asyncio.Event()
+
+    async def push(self, events: list[Event]) -> None:
+        self._events.extend(events)
+        self._ready.set()
+
+    async def drain(self, timeout: float) -> list[Event]:
+        import asyncio
+        import contextlib
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), timeout)
+        self._ready.clear()
+        events, self._events = self._events, []
+        return events
+
+
+def _stage(payload: bytes, hub: Any) -> Outcome:
+    return execute(payload, lambda events: hub.push.remote(events))
+
+
+class RayPool:
+    """Stages as Ray tasks, each with its resources; a stage of several workers holds none itself."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        import ray
+
+        from cluster.connect import resources
+
+        self._ray = ray
+        self._hub = ray.remote(_Hub).options(num_cpus=0, max_concurrency=1000).remote()
+        self._remote = ray.remote(max_retries=0)(_stage)
+        self._placed: dict[str, Any] = {}
+        self._tickets: dict[Any, int] = {}
+        self._refs: dict[int, Any] = {}
+        self._next = 0
+        self._drain: Any = None
+        found = resources()
+        self.fixed = fixed
+        self.slots = found.get("CPU", 0.0)
+        self.gpus = found.get("GPU", 0.0)
+
+    def submit(self, job: Job) -> int:
+        ref = self._function(job).remote(pack(job), self._hub)
+        self._next += 1
+        self._tickets[ref] = self._next
+        self._refs[self._next] = ref
+        return self._next
+
+    def _function(self, job: Job) -> Any:
+        """The remote function with the resources of a stage; one of several workers holds none itself."""
+        runtime = job.runtime
+        several = runtime.workers > 1
+        options: dict[str, Any] = {
+            "name": job.task.__class__.__name__,
+            "num_cpus": 0 if several else runtime.cpus,
+            "num_gpus": 0 if several else runtime.gpus,
+        }
+        if runtime.memory_gb and not several:
+            options["memory"] = int(runtime.memory_gb * 1e9)
+        if runtime.resources and not several:
+            options["resources"] = dict(runtime.resources)
+        placed = repr(options)
+        if placed not in self._placed:
+            self._placed[placed] = self._remote.options(**options)
+        return self._placed[placed]
+
+    def wait(self, timeout: float) -> tuple[list[tuple[int, Outcome]], list[Event]]:
+        if self._drain is None:
+            self._drain = self._hub.drain.remote(30.0)
+        refs = [*self._tickets, self._drain]
+        ready, _ = self._ray.wait(refs, num_returns=1, timeout=timeout)
+        if ready and len(refs) > 1:
+            ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+        outcomes: list[tuple[int, Outcome]] = []
+        events: list[Event] = []
+        for ref in ready:
+            if ref == self._drain:
+                self._drain = None
+                events.extend(self._get(ref, []))
+                continue
+            ticket = self._tickets.pop(ref)
+            del self._refs[ticket]
+            outcomes.append((ticket, self._get(ref, None)))
+        return outcomes, events
+
+    def _get(self, ref: Any, default: Any) -> Any:
+        from ray import exceptions
+
+        try:
+            return self._ray.get(ref)
+        except exceptions.TaskCancelledError:
+            return default if default is not None else _failed("cancelled", "TaskCancelledError", "cancelled")
+        except exceptions.OutOfMemoryError as error:
+            return default if default is not None else _failed("memory", type(error).__name__, _first(error))
+        except exceptions.RayTaskError as error:
+            return default if default is not None else _failed("bug", type(error).__name__, str(error))
+        except exceptions.RayError as error:
+            return default if default is not None else _failed("worker", type(error).__name__, _first(error))
+
+    def cancel(self, ticket: int, *, force: bool) -> None:
+        if ticket in self._refs:
+            self._ray.cancel(self._refs[ticket], force=force, recursive=True)
+
+    def trailing(self) -> list[Event]:
+        """Events that stages sent just before they ended."""
+        if self._drain is None:
+            return self._get(self._hub.drain.remote(0.0), [])
+        self._hub.push.remote([])  # wakes the open call
+        return self._get(self._drain, [])
+
+    def close(self) -> None:
+        import contextlib
+
+        with contextlib.suppress(Exception):
+            self._ray.kill(self._hub)
+
+
+def _failed(kind: str, name: str, message: str) -> Outcome:
+    return {"ok": False, "error": {"class": kind, "type": name, "message": message, "remedy": "", "traceback": ""}}
+
+
+def _first(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,268 @@
+"""How a run appears in MLflow: a parent run, a child per stage, datasets, models, registry, report.
+
+The executor calls this adapter; it alone knows the tracker. `tracking=off` gives one that does nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from cluster.store import Store
+from cluster.tracking_uri import redact
+from pipelines.graph import Node, Pipeline
+from pipelines.plan import Plan
+from pipelines.runs import RunRecord
+from tasks.base import Runtime
+
+DATA_KINDS = ("corpus", "examples", "dataset")
+STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+
+
+class Tracked:
+    """The tracking of one run; see `open`."""
+
+    def __init__(self, tracker: Any, store: Store, recipe: str) -> None:
+        self._tracker = tracker
+        self._store = store
+        self._recipe = recipe
+        self._handles: dict[str, Any] = {}
+        self._record: RunRecord | None = None
+        self._makers: dict[str, dict[str, str]] = {}
+        self._known: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def open(cls, uri: str | None, store: Store, recipe: str) -> Tracked:
+        """A tracker for a run, checked to answer.
+
+        Raises:
+            Unreachable: the tracking server does not answer, or the URI is none.
+        """
+        from pipelines.session import TRACKING_OFF, default_tracking
+
+        if uri == TRACKING_OFF:
+            return Tracked(None, store, recipe)
+        from cluster.tracking import Tracker
+
+        tracker = Tracker(uri or default_tracking(store), f"triptych-{recipe}")
+        tracker.check()
+        return cls(tracker, store, recipe)
+
+    @property
+    def public_uri(self) -> str | None:
+        """The tracking URI without credentials."""
+        return redact(self._tracker.uri) if self._tracker else None
+
+    def facts(self) -> dict[str, Any]:
+        """{uri, run_id, experiment_id, url} for the record and the report; empty when tracking is off."""
+        if not self._tracker:
+            return {}
+        return {
+            "uri": self.public_uri,
+            "run_id": self._tracker.run.known_run_id,
+            "experiment_id": self._tracker.experiment_id,
+            "url": self._tracker.run_url(),
+        }
+
+    def begin(self, record: RunRecord, plan: Plan) -> None:
+        """Start the parent run, or take up the one of an interrupted driver."""
+        self._record = record
+        if not self._tracker:
+            return
+        tags = {
+            "triptych.run": record.name,
+            "triptych.recipe": self._recipe,
+            "triptych.store": self._store.url,
+            "triptych.command": record.info.get("command") or "",
+            "triptych.stages": str(len(plan.steps)),
+        }
+        git = record.info.get("git") or {}
+        if git.get("commit"):
+            tags["mlflow.source.git.commit"] = git["commit"]
+        resume = (record.info.get("mlflow") or {}).get("run_id")
+        self._tracker.start_run(record.name, tags, flat(record.info.get("config") or {}), resume=resume)
+        if self._tracker.run.known_run_id:
+            self._note_parent()
+        else:
+            threading.Thread(target=self._note_parent, daemon=True).start()
+
+    def _note_parent(self) -> None:
+        """Keep the parent's id in the record at once: a killed driver's successor continues that run."""
+        assert self._record is not None
+        self._tracker.run.wait_run_id(60)
+        self._record.info["mlflow"] = self.facts()
+        self._store.write_json(f"{self._record.folder}/run.json", self._record.info)
+
+    def started(self, node: Node, runtime: Runtime) -> None:
+        if not self._tracker:
+            return
+        assert self._record is not None
+        if node.name in self._handles:  # another attempt of a stage this driver started before
+            return
+        entry = self._record.stage(node.name)
+        params = {**flat(node.identity.config), **{f"placement.{k}": v for k, v in flat(runtime.model_dump()).items()}}
+        handle = self._tracker.start_stage(
+            node.name, tags=self._tags(node), params=params, resume=entry.get("mlflow_run")
+        )
+        self._handles[node.name] = handle
+        entry["mlflow_run"] = handle.known_run_id
+
+    def _tags(self, node: Node) -> dict[str, str]:
+        return {
+            "triptych.key": node.key,
+            "triptych.stage": node.name,
+            "triptych.task": node.identity.task,
+            "triptych.run": self._record.name if self._record else "",
+            "triptych.recipe": self._recipe,
+            "triptych.store": self._store.url,
+        }
+
+    def metric(self, name: str, step: int, values: dict[str, float]) -> None:
+        if name in self._handles:
+            self._handles[name].metrics(step, values)
+
+    def cached(self, node: Node, manifest: dict[str, Any]) -> None:
+        """A child that points to the run that made the artifact."""
+        if not self._tracker:
+            return
+        tags = {
+            **self._tags(node),
+            "triptych.cached": "true",
+            "triptych.made_by": str(manifest.get("run", "")),
+            "triptych.made_by_run": self._maker(manifest),
+        }
+        handle = self._tracker.cached_stage(node.name, tags, flat(node.identity.config))
+        handle.end("FINISHED", numbers(manifest.get("metrics", {})))
+
+    def _maker(self, manifest: dict[str, Any]) -> str:
+        """The MLflow run id of the stage run that made an artifact; empty where it is not known."""
+        made_by = str(manifest.get("run") or "")
+        if made_by not in self._makers:
+            status = self._store.read_json(f"runs/{made_by}/status.json") if made_by else None
+            self._makers[made_by] = {
+                entry.get("key"): entry.get("mlflow_run") or "" for entry in (status or {}).get("stages", {}).values()
+            }
+        return self._makers[made_by].get(manifest["key"], "")
+
+    def ended(
+        self, name: str, status: str, manifest: dict[str, Any] | None, *, node: Node | None = None, error: Any = None
+    ) -> None:
+        handle = self._handles.get(name)
+        if handle is None:
+            return
+        if manifest is None:
+            tags = {"triptych.error": str(error["message"])[:5000]} if error else {}
+            handle.end(status, {}, tags)
+            return
+        folder = f"{self._store.url.rstrip('/')}/{manifest['folder']}"
+        if node is not None:
+            for field, stages in node.inputs.items():
+                for stage in stages:
+                    self._input(handle, field, stage)
+        for facts in manifest.get("datasets", []):
+            handle.dataset(
+                facts["name"],
+                source=str(facts.get("source", folder)),
+                digest=str(facts.get("digest") or manifest["content"])[:36],
+                profile={k: v for k, v in facts.items() if k not in ("name", "source", "digest")},
+            )
+        if manifest.get("kind") == "model":
+            handle.model(
+                name,
+                source_uri=folder,
+                params=flat(manifest.get("config", {})),
+                metrics=numbers(manifest.get("metrics", {})),
+                tags={"triptych.key": manifest["key"], "triptych.run": manifest.get("run", "")},
+            )
+        timings = {f"timing.{k}": v for k, v in manifest.get("timings", {}).items() if k != "started"}
+        tags = {"triptych.artifact": folder, "triptych.content": manifest["content"]}
+        handle.end(status, {**numbers(manifest.get("metrics", {})), **numbers(timings)}, tags)
+
+    def _input(self, handle: Any, field: str, stage: str) -> None:
+        """The artifact of an input stage that holds data, as an MLflow dataset of the stage that reads it."""
+        manifest = self._manifests.get(stage)
+        if manifest is None or manifest.get("kind") not in DATA_KINDS:
+            return
+        handle.dataset(
+            stage,
+            source=f"{self._store.url.rstrip('/')}/{manifest['folder']}",
+            digest=manifest["content"][:36],
+            profile=manifest.get("metrics", {}),
+            context="evaluation" if field == "dataset" and "score" in stage else "training",
+        )
+
+    @property
+    def _manifests(self) -> dict[str, dict[str, Any]]:
+        """Manifests of the stages that ended, by name, read when first asked for."""
+        assert self._record is not None
+        known = self._known
+        missing = {
+            n: e["key"]
+            for n, e in self._record.status["stages"].items()
+            if e.get("state") in ("done", "cached") and n not in known
+        }
+        if missing:
+            found = self._store.manifests(missing.values())
+            known.update({n: found[k] for n, k in missing.items() if k in found})
+        return known
+
+    def register(self, pipeline: Pipeline, plan: Plan, store: Store) -> None:
+        """Put the best model of each registration into the registry."""
+        if not self._tracker:
+            return
+        manifests = store.manifests(plan.keys().values())
+        for registration in pipeline.register:
+            scored = []
+            for model, score in registration.candidates:
+                made = manifests.get(plan.graph.node(model).key)
+                metrics = manifests.get(plan.graph.node(score).key, {}).get("metrics", {}) if score else {}
+                if made:
+                    scored.append((metrics.get("primary", 0.0), made, metrics))
+            if not scored:
+                continue
+            value, made, metrics = max(scored, key=lambda item: item[0])
+            stage = made["stage"]
+            handle = self._handles.get(stage) or self._tracker.run
+            handle.model(
+                stage,
+                source_uri=f"{store.url.rstrip('/')}/{made['folder']}",
+                params=flat(made.get("config", {})),
+                metrics=numbers({**made.get("metrics", {}), **metrics}),
+                tags={"triptych.key": made["key"], "triptych.run": str(made.get("run", "")), "triptych.store": store.url},
+                register_as=registration.name,
+            )
+
+    def artifact(self, path: str) -> None:
+        """A file for the parent run (the report)."""
+        if self._tracker:
+            self._tracker.artifact(path)
+
+    def settle(self) -> None:
+        """Wait until what was said so far is with the server, so that `facts` is whole."""
+        if not self._tracker:
+            return
+        self._tracker.run.wait_run_id(30)
+        if self._record is not None:
+            for name, handle in self._handles.items():
+                self._record.stage(name)["mlflow_run"] = handle.known_run_id
+            self._record.write(force=True)
+
+    def close(self, state: str) -> None:
+        if self._tracker:
+            self._tracker.end_run(STATUS.get(state, "FAILED"))
+            self._tracker.close(60.0)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """A nested config as dotted names."""
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found.update(flat(item, f"{path}.{key}" if path else str(key)))
+        return found
+    return {path: value}
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    """The entries that MLflow can plot."""
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}

@@ -1,0 +1,370 @@
+"""One stage at work: inside a Ray task, or in the driver when there is no Ray.
+
+`execute` takes a job (bytes, so that nothing is imported before the right folders are on `sys.path`),
+runs the task, publishes what it wrote and returns an outcome as plain data. It does not raise: an error
+comes back as a class, a message and a log, so that the driver can decide without unpickling exceptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.leases import Claim
+from cluster.store import Store
+from tasks.base import Artifact, Runtime, Task
+
+Event = dict[str, Any]
+Sink = Callable[[list[Event]], None]
+
+MANIFEST_FORMAT = 1
+
+
+@dataclass
+class Job:
+    """All that a worker needs to make one stage.
+
+    Attributes:
+        inputs: {field: manifest, or list of manifests}.
+        facts: what the driver adds to the manifest (identity, run, git commit).
+    """
+
+    stage: str
+    task: Task
+    claim: Claim
+    store_url: str
+    inputs: dict[str, Any]
+    facts: dict[str, Any]
+    run: str
+    attempt: int
+    runtime: Runtime
+    cache_dir: str
+    sys_path: list[str] = field(default_factory=list)
+
+
+class StageContext:
+    """The engine's side of `tasks.base.Context`."""
+
+    def __init__(self, job: Job, store: Store, out: Path, work: _WorkFolder, log: StageLog, sink: Sink) -> None:
+        self.out = out
+        self._work = work
+        self.runtime = job.runtime
+        self.attempt = job.attempt
+        self._scratch: Path | None = None
+        self.timings: dict[str, float] = {}
+        self.datasets: list[dict[str, Any]] = []
+        self._job = job
+        self._store = store
+        self._log = log
+        self._sink = sink
+        self._pending: list[Event] = []
+        self._progress: Event | None = None
+        self._sent = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def work(self) -> Path:
+        return self._work.path
+
+    @property
+    def scratch(self) -> Path:
+        if self._scratch is None:
+            self._scratch = self._store.scratch_folder(self._job.claim)
+        return self._scratch
+
+    @property
+    def used_scratch(self) -> bool:
+        return self._scratch is not None
+
+    def _artifact(self, manifest: Mapping[str, Any]) -> Artifact:
+        store = open_store(manifest["store"]) if "store" in manifest else self._store
+        path = store.fetch(manifest, Path(self._job.cache_dir))
+        return Artifact(
+            key=manifest["key"],
+            kind=manifest.get("kind", ""),
+            path=path,
+            config=manifest.get("config", {}),
+            metrics=manifest.get("metrics", {}),
+            inputs=manifest.get("inputs", {}),
+        )
+
+    def input(self, field: str) -> Artifact:
+        return self._artifact(self._job.inputs[field])
+
+    def inputs(self, field: str) -> Sequence[Artifact]:
+        found = self._job.inputs.get(field) or []
+        return [self._artifact(manifest) for manifest in (found if isinstance(found, list) else [found])]
+
+    def log(self, message: str) -> None:
+        self._log.write(message)
+
+    def progress(self, done: float, total: float, unit: str = "", **shown: float) -> None:
+        with self._lock:
+            self._progress = {"type": "progress", "done": done, "total": total, "unit": unit, "shown": shown}
+        self.flush(0.25)
+
+    def metric(self, step: int, values: Mapping[str, float]) -> None:
+        with self._lock:
+            self._pending.append({"type": "metric", "step": step, "values": dict(values), "time": time.time()})
+        self.flush(0.5)
+
+    def timing(self, name: str, value: float) -> None:
+        self.timings[name] = float(value)
+
+    def dataset(self, name: str, **facts: Any) -> None:
+        self.datasets.append({"name": name, **facts})
+
+    def cancelled(self) -> bool:
+        return False  # the driver interrupts the task itself
+
+    def publish_scratch(self) -> None:
+        self._store.upload_scratch(self._job.claim, self.scratch)
+
+    def flush(self, every: float = 0.0) -> None:
+        """Send what is pending, at most each `every` seconds."""
+        now = time.monotonic()
+        if now - self._sent < every:
+            return
+        with self._lock:
+            events = self._pending + ([self._progress] if self._progress else [])
+            self._pending, self._progress = [], None
+            self._sent = now
+        if events:
+            self._sink([{**event, "stage": self._job.stage} for event in events])
+
+
+class StageLog:
+    """The log of one stage; everything printed below it, by native code too, lands there.
+
+    On a local store it is the run's log file itself; elsewhere a temporary file that is uploaded while
+    the stage runs.
+    """
+
+    def __init__(self, store: Store, run: str, stage: str, *, capture: bool) -> None:
+        self.name = f"runs/{run}/logs/{stage}.log"
+        self._store = store
+        self._capture = capture
+        if store.local_root is not None:
+            self.path = Path(store.local_root) / self.name
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            handle, name = tempfile.mkstemp(prefix="triptych-", suffix=".log")
+            os.close(handle)
+            self.path = Path(name)
+        self._file = self.path.open("ab", buffering=0)
+        self._saved: list[tuple[int, int]] = []
+        self._stop = threading.Event()
+        self._uploader: threading.Thread | None = None
+
+    def write(self, message: str) -> None:
+        stamp = time.strftime("%H:%M:%S", time.gmtime())
+        self._file.write(f"{stamp} {message}\n".encode(errors="replace"))
+
+    def __enter__(self) -> StageLog:
+        if self._capture:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            for target in (1, 2):
+                self._saved.append((os.dup(target), target))
+                os.dup2(self._file.fileno(), target)
+        if self._store.local_root is None:
+            self._uploader = threading.Thread(target=self._upload_often, daemon=True)
+            self._uploader.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        for saved, target in self._saved:
+            os.dup2(saved, target)
+            os.close(saved)
+        self._file.close()
+        if self._uploader is not None:
+            self._stop.set()
+            self._uploader.join(10)
+            self._upload()
+            self.path.unlink(missing_ok=True)
+
+    def _upload_often(self) -> None:
+        while not self._stop.wait(5):
+            self._upload()
+
+    def _upload(self) -> None:
+        with contextlib.suppress(Exception):  # a log that cannot be uploaded must not fail the stage
+            self._store.write_text(self.name, self.path.read_text(errors="replace"))
+
+
+_STORES: dict[str, Store] = {}
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`, opened once a process."""
+    if url not in _STORES:
+        _STORES[url] = Store(url)
+    return _STORES[url]
+
+
+def execute(payload: bytes, sink: Sink, *, capture: bool = True, store: Store | None = None) -> dict[str, Any]:
+    """Make a stage. Returns {"ok": True, "manifest": …} or {"ok": False, "error": …}; see `describe`."""
+    import cloudpickle
+
+    started = time.time()
+    sys_path, body = cloudpickle.loads(payload)
+    sys.path[:0] = [p for p in sys_path if p not in sys.path]
+    job: Job = cloudpickle.loads(body)
+    store = store or open_store(job.store_url)
+    log = StageLog(store, job.run, job.stage, capture=capture)
+    with log:
+        log.write(f"stage {job.stage} ({job.facts['task']}), attempt {job.attempt + 1}, key {job.claim.key}")
+        try:
+            manifest = _make(job, store, log, sink, started)
+            log.write("done")
+            return {"ok": True, "manifest": manifest}
+        except KeyboardInterrupt:
+            log.write("interrupted")
+            return {"ok": False, "error": {"class": "cancelled", "message": "cancelled", "log": log.name}}
+        except BaseException as error:  # noqa: B036 - the outcome is data, whatever happened
+            log.write(traceback.format_exc())
+            return {"ok": False, "error": {**describe(error), "log": log.name}}
+
+
+def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> dict[str, Any]:
+    folder = store.attempt_folder(job.claim)
+    work = _WorkFolder(job)
+    context = StageContext(job, store, folder, work, log, sink)
+    try:
+        metrics = job.task.run(context) or {}
+        context.flush()
+        ran = time.time()
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            **job.facts,
+            "kind": type(job.task).produces,
+            "run": job.run,
+            "tries": job.attempt + 1,
+            "placement": job.runtime.model_dump(),
+            "metrics": {name: _number(value) for name, value in metrics.items()},
+            "datasets": context.datasets,
+            "timings": {"seconds": round(ran - started, 3), "started": started, **context.timings},
+            "environment": environment(),
+        }
+        published = store.publish(job.claim, folder, manifest)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            store.discard_attempt(job.claim)
+        raise
+    finally:
+        work.clear()
+    if context.used_scratch:
+        store.clear_scratch(job.claim)
+    return published
+
+
+class _WorkFolder:
+    """A temporary folder made at first use: trivial stages never pay for it."""
+
+    def __init__(self, job: Job) -> None:
+        self._name = f"triptych-{job.stage[:40]}-"
+        self._path: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(prefix=self._name))
+        return self._path
+
+    def clear(self) -> None:
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _number(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+_ENVIRONMENT: dict[str, Any] | None = None
+_LIBRARIES = ("torch", "deepspeed", "ray", "mlflow", "pyarrow", "numpy", "tokenizers", "fsspec", "transformers")
+
+
+def environment() -> dict[str, Any]:
+    """Python, library versions and the host, for the manifest."""
+    global _ENVIRONMENT
+    if _ENVIRONMENT is None:
+        from importlib import metadata
+
+        versions = {}
+        for name in _LIBRARIES:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                versions[name] = metadata.version(name)
+        _ENVIRONMENT = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "host": platform.node(),
+            "cpus": os.cpu_count(),
+            "libraries": versions,
+        }
+    return _ENVIRONMENT
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An exception as data: {class, type, message, remedy, traceback}.
+
+    Classes: `config`, `data`, `unreachable`, `lease`, `memory`, `nan`, `worker`, `space`, `cancelled`
+    and `bug`; the executor's rules for trying again go by them.
+    """
+    names = [c.__name__ for c in type(error).__mro__]
+    text = str(error)
+    kind = "bug"
+    if "BadConfig" in names or "ConfigError" in names or "ValidationError" in names:
+        kind = "config"
+    elif "BadData" in names:
+        kind = "data"
+    elif "LeaseLost" in names:
+        kind = "lease"
+    elif "Cancelled" in names:
+        kind = "cancelled"
+    elif "OutOfMemory" in names or "OutOfMemoryError" in names or isinstance(error, MemoryError):
+        kind = "memory"
+    elif "NonFiniteLoss" in names:
+        kind = "nan"
+    elif "WorkerLost" in names:
+        kind = "worker"
+    elif isinstance(error, OSError) and error.errno == 28:
+        kind = "space"
+    elif "Unreachable" in names:
+        kind = "unreachable"
+    elif "UserError" in names:
+        kind = "data"
+    elif "out of memory" in text.lower():
+        kind = "memory"
+    if kind == "space":
+        remedy = "free some space, or choose another --store; then run the same command again"
+    else:
+        remedy = getattr(error, "remedy", "")
+    return {
+        "class": kind,
+        "type": type(error).__name__,
+        "message": getattr(error, "message", "") or text or type(error).__name__,
+        "remedy": remedy,
+        "traceback": "" if kind != "bug" else "".join(traceback.format_exception(error)),
+    }
+
+
+def pack(job: Job) -> bytes:
+    """The job as bytes for `execute`; classes of a notebook travel by value."""
+    import cloudpickle
+
+    return cloudpickle.dumps((job.sys_path, cloudpickle.dumps(job)))

@@ -1,0 +1,1 @@
+"""One module per stage: a frozen config and a `run`. Tasks know models and the cluster, never pipelines."""

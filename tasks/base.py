@@ -1,0 +1,153 @@
+"""What a task is: a frozen config that says *what* to compute, a `Runtime` that says *where*.
+
+    class Ingest(Task):
+        produces: ClassVar[str] = "corpus"
+        source: Source
+        def run(self, ctx: Context) -> Mapping[str, Any] | None: ...
+
+Calling a task (`Ingest(source=...)`) gives a stage: a value, nothing runs. A stage passed as a
+field of another is an edge of the DAG. The engine (`pipelines`) derives the stage's key from every
+field but those whose type is `Runtime` and the display `name`; edges enter by the key of the stage
+they point to. `run` sees only its Context: a folder to write, its inputs as local folders, a scratch
+that outlives crashes, and callbacks. What it writes must be a pure function of the config and the
+inputs: no clock, no host name, no path of the machine (those belong in the manifest, which the engine
+writes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import Field
+
+from modeling.config import Config
+
+
+class Runtime(Config):
+    """Where a stage runs and how fast: placement. Never part of a stage's key.
+
+    The same stage gives the same result on any placement, to float tolerance; on the same
+    placement, the same bytes.
+    """
+
+    workers: int = Field(1, ge=1, description="data-parallel worker processes")
+    cpus: float = Field(1, ge=0, description="CPU cores per worker")
+    gpus: float = Field(0, ge=0, description="GPUs per worker")
+    memory_gb: float = Field(0, ge=0, description="memory reserved per worker in GB; 0 reserves none")
+    zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO stage")
+    micro_batch: int = Field(0, ge=0, description="sequences per worker per forward; 0 lets the stage choose")
+    offload_optimizer: bool = Field(False, description="keep optimizer state in host memory")
+    checkpoint_every_seconds: float = Field(60, gt=0, description="wall time between training checkpoints")
+    max_retries: int = Field(3, ge=0, description="how often a lost worker is replaced")
+    resources: dict[str, float] = Field(default_factory=dict, description="further Ray resources per worker")
+
+
+class Task(Config):
+    """Base of all stages. Subclasses add fields and `run`; see the module's docstring."""
+
+    produces: ClassVar[str] = ""
+    """The kind of artifact the task makes (corpus, tokenizer, examples, model, score, …)."""
+    stage: ClassVar[str] = ""
+    """The stage's display name where `name` is not given; the class name in kebab case by default."""
+
+    name: str = Field("", pattern=r"^([a-z0-9][a-z0-9._-]{0,79})?$", description="display name; not in the key")
+    runtime: Runtime = Runtime()
+
+    def run(self, ctx: Context) -> Mapping[str, Any] | None:
+        """Do the work; write files below `ctx.out`; return metrics ({name: number}) or None."""
+        raise NotImplementedError
+
+    def external(self) -> Mapping[str, Any]:
+        """Fingerprints of data outside the store that the stage reads: part of the key, JSON values.
+
+        Called when a plan is made, so it must be quick (sizes and cached checksums) and must raise
+        BadConfig, naming the field, where the data are missing or unreadable.
+        """
+        return {}
+
+
+class Produces:
+    """Metadata of an edge field: the kind of artifact it accepts."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        def check(value: Any) -> Any:
+            found = getattr(value, "produces", None)
+            if found is None:
+                raise ValueError(f"expected a stage that makes a {' or '.join(self.kinds)}, found {value!r}")
+            if found not in self.kinds:
+                raise ValueError(
+                    f"expected a stage that makes a {' or '.join(self.kinds)}, "
+                    f"found {type(value).__name__}, which makes a {found}"
+                )
+            return value
+
+        return core_schema.no_info_plain_validator_function(check)
+
+
+Corpus = Annotated[Task, Produces("corpus")]
+Tokenizer = Annotated[Task, Produces("tokenizer")]
+Examples = Annotated[Task, Produces("examples")]
+Model = Annotated[Task, Produces("model")]
+Score = Annotated[Task, Produces("score")]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published, immutable folder as a task sees it: local files and the manifest's facts."""
+
+    key: str
+    kind: str
+    path: Path
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    """{field: key or list of keys}, as in the manifest."""
+
+
+class Context(Protocol):
+    """What a running stage may touch; the engine implements it (`pipelines.context`)."""
+
+    out: Path
+    """Empty local folder; its files become the artifact."""
+    scratch: Path
+    """Local folder that outlives crashes and attempts of this key; for checkpoints."""
+    work: Path
+    """Local temporary folder of this attempt; deleted afterwards."""
+    runtime: Runtime
+    attempt: int
+    """0 for the first try; grows when the executor tries again."""
+
+    def input(self, field: str) -> Artifact:
+        """The artifact behind an edge field (files present locally)."""
+
+    def inputs(self, field: str) -> Sequence[Artifact]:
+        """The artifacts behind a field that holds several stages, in order."""
+
+    def log(self, message: str) -> None:
+        """A line into the stage's log."""
+
+    def progress(self, done: float, total: float, unit: str = "", **shown: float) -> None:
+        """Live progress; `shown` (loss=…, rate=…) appears in the run's table. Cheap: call it often."""
+
+    def metric(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics with their step, for the live curves. Repeated steps after a resume are dropped."""
+
+    def timing(self, name: str, value: float) -> None:
+        """A measured figure (seconds, tokens/s, MFU) for the manifest's `timings`; never in a file."""
+
+    def dataset(self, name: str, **facts: Any) -> None:
+        """A dataset that the stage read or made, recorded as an MLflow dataset."""
+
+    def cancelled(self) -> bool:
+        """True once the run was asked to stop; long loops look at it and return early by raising."""
+
+    def publish_scratch(self) -> None:
+        """Tell the engine that `scratch` holds a new complete checkpoint (it uploads it where the store is remote)."""
