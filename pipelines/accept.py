@@ -52,7 +52,8 @@ def accept_changes(
             )
         keys = {**keys, node.identity.key: old}
         found.append({"stage": name, "new": node.identity.key, "old": old, "changes": changes})
+    for item in found:
+        store.write_json(f"accepted/{item['new']}.json", {"key": item["old"], "changes": item["changes"]})
     if found:
-        store.write_json("accepted.json", {"keys": keys})
         remember_keys(store, record.info["recipe"], {item["stage"]: item["old"] for item in found})
     return found

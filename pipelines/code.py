@@ -221,10 +221,11 @@ class CodeIndex:
 
     Args:
         roots: folders that project modules are found below, besides Triptych's own packages.
+        project: where Triptych's own packages are.
     """
 
-    def __init__(self, roots: Iterable[Path] = ()) -> None:
-        self.roots = [ROOT, *(Path(r).resolve() for r in roots)]
+    def __init__(self, roots: Iterable[Path] = (), project: Path = ROOT) -> None:
+        self.roots = [project, *(Path(r).resolve() for r in roots)]
         self._facts: dict[str, Facts | None] = {}
         self._closures: dict[str, dict[str, str]] = {}
         self._digests: dict[tuple[str, ...], tuple[dict[str, str], str]] = {}

@@ -56,7 +56,7 @@ def canonical(value: Any, where: str = "", key_of: Callable[[Task], str] | None 
         return {
             name: canonical(getattr(value, name), f"{where}.{name}" if where else name, key_of)
             for name in sorted(fields)
-            if not isinstance(getattr(value, name), Runtime)
+            if _counts(value, name)
         }
     if isinstance(value, list | tuple):
         return [canonical(item, f"{where}[{i}]", key_of) for i, item in enumerate(value)]
@@ -82,13 +82,25 @@ def edges(task: Task) -> dict[str, Task | tuple[Task, ...]]:
     return found
 
 
+def _counts(section: BaseModel, name: str) -> bool:
+    """Whether a field is part of the identity: placement is not, nor what a field declares to be a place.
+
+    `Field(json_schema_extra={"identity": False})` marks a path or URL whose content enters the key by
+    `Task.external` instead.
+    """
+    extra = type(section).model_fields[name].json_schema_extra
+    if isinstance(extra, dict) and extra.get("identity") is False:
+        return False
+    return not isinstance(getattr(section, name), Runtime)
+
+
 def config_of(task: Task) -> dict[str, Any]:
     """A stage's canonical config: every field that is neither an edge, placement nor display name."""
     skip = {"name", *edges(task)}
     return {
         name: canonical(getattr(task, name), name)
         for name in sorted(type(task).model_fields)
-        if name not in skip and not isinstance(getattr(task, name), Runtime)
+        if name not in skip and _counts(task, name)
     }
 
 

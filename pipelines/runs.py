@@ -169,7 +169,7 @@ def resolve_run(store: Store, name: str) -> RunRecord:
         if not names:
             raise BadConfig(f"the store {store.url} holds no runs", "start one: triptych run quickstart")
         return RunRecord.load(store, names[-1])
-    if store.exists(f"runs/{name}/run.json") or not NAME.match(name):
+    if not NAME.match(name) or store.exists(f"runs/{name}/run.json"):
         return RunRecord.load(store, name)
     matches = [n for n in run_names(store) if n.startswith(name)]
     if len(matches) == 1:

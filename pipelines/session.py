@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import BadConfig
+from cluster.errors import BadConfig, Unreachable
 from cluster.store import Store
 from pipelines.code import ROOT, CodeIndex
 from pipelines.graph import Graph, Pipeline
@@ -96,8 +96,9 @@ def make_plan(request: Request, store: Store) -> Plan:
 
 
 def accepted_keys(store: Store) -> dict[str, str]:
-    """{new key: old key} of all changes accepted with `triptych accept`."""
-    return (store.read_json("accepted.json") or {}).get("keys", {})
+    """{new key: old key} of all changes accepted with `triptych accept`, a file each."""
+    names = store.list("accepted")
+    return {name.removesuffix(".json"): (store.read_json(f"accepted/{name}") or {})["key"] for name in names}
 
 
 def run(
@@ -163,6 +164,10 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
 
     from pipelines.tracked import Tracked
 
+    try:
+        store.write_json("about.json", {"format": 1, "made_by": "triptych"})
+    except OSError as error:
+        raise Unreachable(f"the store {store.url} cannot be written: {error.strerror or error}", "choose another --store") from None
     tracked = Tracked.open(request.tracking, store, request.recipe)  # an unreachable server stops us here
     stages = {
         name: {"state": "pending", "task": s.node.identity.task, "key": s.node.key, "inputs": s.node.parents}
@@ -197,6 +202,8 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
     state = "failed"
     try:
         state = _execute(request, store, plan, record, tracked, watcher)
+    except KeyboardInterrupt:  # before the executor could take it
+        state = "cancelled"
     finally:
         _finish(request, store, plan, record, tracked, state)
         watcher.closed()
@@ -220,7 +227,7 @@ def _execute(
 
     tracked.begin(record, plan)
     holder: list[Executor] = []
-    with _signals(holder), _pool(request, store, holder) as pool:
+    with _pool(request, store, holder) as pool, _signals(holder):  # Ray puts handlers of its own in place
         executor = Executor(
             plan,
             store,
@@ -311,11 +318,12 @@ def _finish(request: Request, store: Store, plan: Plan, record: RunRecord, track
     tracked.settle()
     record.info["mlflow"] = tracked.facts()
     store.write_json(f"{record.folder}/run.json", record.info)
-    with contextlib.suppress(OSError):
+    try:
         from pipelines.view import write_report
 
-        path = write_report(store, record)
-        tracked.artifact(path)
+        tracked.artifact(write_report(store, record))
+    except Exception as error:  # the run's results stand without it
+        sys.stderr.write(f"warning: no report ({type(error).__name__}: {error}); try `triptych report {record.name}`\n")
     tracked.close(state)
 
 
@@ -348,7 +356,6 @@ def git_commit() -> dict[str, Any] | None:
 def default_tracking(store: Store) -> str:
     """The SQLite database beside a local store, or in ./runs for a remote one."""
     folder = Path(store.local_root) if store.local_root is not None else Path(DEFAULT_STORE).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 

@@ -81,6 +81,7 @@ class StageContext:
     def scratch(self) -> Path:
         if self._scratch is None:
             self._scratch = self._store.scratch_folder(self._job.claim)
+            self._store.download_scratch(self._job.claim, self._scratch)  # nothing to do on a local store
         return self._scratch
 
     @property
@@ -238,7 +239,7 @@ def execute(payload: bytes, sink: Sink, *, capture: bool = True, store: Store | 
             return {"ok": False, "error": {"class": "cancelled", "message": "cancelled", "log": log.name}}
         except BaseException as error:  # noqa: B036 - the outcome is data, whatever happened
             log.write(traceback.format_exc())
-            return {"ok": False, "error": {**describe(error), "log": log.name}}
+            return {"ok": False, "error": {**describe(error, store), "log": log.name}}
 
 
 def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> dict[str, Any]:
@@ -319,7 +320,7 @@ def environment() -> dict[str, Any]:
     return _ENVIRONMENT
 
 
-def describe(error: BaseException) -> dict[str, Any]:
+def describe(error: BaseException, store: Store) -> dict[str, Any]:
     """An exception as data: {class, type, message, remedy, traceback}.
 
     Classes: `config`, `data`, `unreachable`, `lease`, `memory`, `nan`, `worker`, `space`, `cancelled`
@@ -328,6 +329,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     names = [c.__name__ for c in type(error).__mro__]
     text = str(error)
     kind = "bug"
+    explained = store.explain(error) if isinstance(error, OSError) and isinstance(error, Exception) else None
     if "BadConfig" in names or "ConfigError" in names or "ValidationError" in names:
         kind = "config"
     elif "BadData" in names:
@@ -346,14 +348,15 @@ def describe(error: BaseException) -> dict[str, Any]:
         kind = "space"
     elif "Unreachable" in names:
         kind = "unreachable"
-    elif "UserError" in names:
+    elif "UserError" in names or explained is not None:
         kind = "data"
     elif "out of memory" in text.lower():
         kind = "memory"
     if kind == "space":
         remedy = "free some space, or choose another --store; then run the same command again"
     else:
-        remedy = getattr(error, "remedy", "")
+        remedy = getattr(error, "remedy", "") or getattr(explained, "remedy", "")
+        text = getattr(explained, "message", "") or text
     return {
         "class": kind,
         "type": type(error).__name__,

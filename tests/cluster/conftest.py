@@ -49,6 +49,12 @@ def s3_server() -> Iterator[str]:
     server.stdout.close()
 
 
+@pytest.fixture(autouse=True)
+def temporary_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files on their way to or from remote stores lie in the test's own folder."""
+    monkeypatch.setattr("cluster.store_base._temporary_base", lambda: tmp_path / "temporary")
+
+
 @pytest.fixture(params=["local", "memory", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty store, of each kind in turn."""
@@ -105,9 +111,7 @@ def fill() -> Callable[[Store, Claim, dict[str, str]], Path]:
 
 
 @pytest.fixture
-def make(
-    owner: Owner, fill: Callable[[Store, Claim, dict[str, str]], Path]
-) -> Callable[..., dict[str, Any]]:
+def make(owner: Owner, fill: Callable[[Store, Claim, dict[str, str]], Path]) -> Callable[..., dict[str, Any]]:
     """Claim, write and publish in one go; returns the manifest."""
 
     def claim_and_publish(store: Store, key: str, files: dict[str, str] | None = None, *, force: bool = False) -> Any:

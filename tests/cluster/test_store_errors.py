@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[2]
     ("url", "says"),
     [
         ("", "no URL"),
-        ("nosuch://place", "unknown scheme 'nosuch'"),
+        ("nosuch://place", "cannot be opened: Protocol not known: nosuch"),
         ("s3://", "names no bucket"),
+        ("github://somewhere/x", "cannot be opened"),
         ("simplecache::s3://bucket/x", "no URL"),
         ("/dev/null", "not a folder"),
         ("/dev/null/store", "not a folder"),
@@ -70,6 +71,16 @@ def test_no_server(s3_server, monkeypatch):
             Store("s3://triptych/x")
     assert "AWS_ENDPOINT_URL" in error.value.remedy
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+def test_server_that_never_answers(s3_server, monkeypatch):
+    monkeypatch.setattr("cluster.store_remote.ANSWER_SECONDS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(Unreachable, match="does not answer: nothing heard within 1 s"):
+            Store("s3://triptych/x")
 
 
 def test_no_credentials(s3_server, monkeypatch, tmp_path):

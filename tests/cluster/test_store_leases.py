@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -81,11 +82,18 @@ def test_dead_process_is_replaced_at_once(store, key, owner, dead):
 
 
 def test_killed_process_is_replaced_at_once(tmp_path, key, owner):
-    code = (
-        "import sys, time; from cluster.store import *; s = Store(sys.argv[1]); c = s.claim(sys.argv[2], Owner.here('r'));"
-        "(s.attempt_folder(c) / 'half').write_text('x'); print('ready', flush=True); time.sleep(600)"
+    code = """
+import sys, time
+from cluster.store import Owner, Store
+store = Store(sys.argv[1])
+claim = store.claim(sys.argv[2], Owner.here("r"))
+(store.attempt_folder(claim) / "half").write_text("x")
+print("ready", flush=True)
+time.sleep(600)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), key], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), key], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "ready\n"
         store = Store(tmp_path)
@@ -176,6 +184,7 @@ def race(url: str, keys: list[str], name: str, barrier) -> list[str]:
             folder = store.attempt_folder(claim)
             (folder / "winner").write_text(name)
             store.publish(claim, folder, {"winner": name})
+            store.discard_attempt(claim)
             won.append(key)
     return won
 
@@ -204,7 +213,7 @@ def race_in_process(url: str, keys: list[str], name: str, barrier, answers) -> N
 
 @pytest.mark.parametrize("store_url", ["local", "s3"], indirect=True)
 def test_processes_race_for_claims(store_url):
-    keys = [f"{number:032x}" for number in range(8)]
+    keys = [f"{number:032x}" for number in range(6)]
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(3), context.SimpleQueue()
     children = [
@@ -253,6 +262,59 @@ def test_take_over_and_commit_race(tmp_path, owner, dead):
             assert taken == Published(key, result["published"])
         outcomes.add(type(taken))
     assert outcomes <= {Claim, Published}
+
+
+_WORKER = """
+import sys, time
+from cluster.errors import LeaseLost
+from cluster.store import Claim, Owner, Store
+store, owner, keys = Store(sys.argv[1]), Owner.here("r"), sys.argv[2:]
+print("ready", flush=True)
+while len(store.manifests(keys)) < len(keys):
+    for key in keys:
+        claim = store.claim(key, owner)
+        if isinstance(claim, Claim):
+            folder = store.attempt_folder(claim)
+            for name in "abcde":
+                (folder / name).write_text(key + name)
+                time.sleep(0.003)
+            store.publish(claim, folder, {})
+    time.sleep(0.01)
+"""
+
+
+def test_processes_killed_at_random_moments(tmp_path):
+    """Whatever is killed when: each artifact is made once, whole, and nobody waits for the dead."""
+    keys = [f"{number:032x}" for number in range(40)]
+    chance, url = random.Random(0), str(tmp_path / "store")
+
+    def start() -> subprocess.Popen:
+        child = subprocess.Popen([sys.executable, "-c", _WORKER, url, *keys], cwd=ROOT, stdout=subprocess.PIPE)
+        assert child.stdout and child.stdout.readline() == b"ready\n"
+        return child
+
+    children = []
+    try:
+        for _ in range(5):
+            children += [start(), start()]
+            for child in children[-2:]:
+                time.sleep(chance.random() * 0.15)
+                child.kill()
+        children.append(start())
+        assert children[-1].wait(60) == 0
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+    store = Store(url)
+    manifests = store.manifests(keys)
+    assert sorted(manifests) == keys
+    for key, manifest in manifests.items():
+        assert store.verify(manifest) == [] and len(manifest["files"]) == 5
+        assert store.read_json(f"artifacts/{key[:2]}/{key}/artifact.json") == manifest
+        commits = [n for n in range(1, store._leases.last(key) + 1) if store._leases.entry(key, n)["type"] == "commit"]
+        assert commits == [manifest["generation"]]
 
 
 class Drivers(RuleBasedStateMachine):

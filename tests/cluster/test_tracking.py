@@ -28,16 +28,20 @@ quiet_mlflow()
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make a database: once, by two drivers that meet, then copied."""
+    """Made anew, without the user's cache, by two drivers that meet."""
     from cluster.tracking_sqlite import create_sqlite
 
-    path = tmp_path_factory.mktemp("tracking") / "deep" / "mlflow.db"
-    drivers = [threading.Thread(target=create_sqlite, args=(path, "")) for _ in range(2)]
-    for driver in drivers:
-        driver.start()
-    for driver in drivers:
-        driver.join()
+    folder = tmp_path_factory.mktemp("tracking")
+    path = folder / "deep" / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_CACHE", str(folder / "cache"))
+        drivers = [threading.Thread(target=create_sqlite, args=(path, "")) for _ in range(2)]
+        for driver in drivers:
+            driver.start()
+        for driver in drivers:
+            driver.join()
     assert {file.name for file in path.parent.iterdir()} == {"mlflow.db"}
+    assert [file.suffix for file in (folder / "cache" / "tracking").iterdir()] == [".db"]
     return path
 
 
@@ -116,7 +120,7 @@ def check_whole_run(uri: str, ids: tuple[str, str, str]) -> None:
     assert parent.info.run_name == "brisk-otter" and parent.data.tags["mlflow.runName"] == "brisk-otter"
     assert {run.data.tags["mlflow.parentRunId"] for run in (stage, cached)} == {parent.info.run_id}
     assert stage.data.tags[KEY] == "k1" and cached.data.tags[CACHED] == "true"
-    assert f"/runs/{ids[1]})" in cached.data.tags["mlflow.note.content"]
+    assert f"/runs/{ids[1]}?" in cached.data.tags["mlflow.note.content"]
     assert "{experiment_id}" not in cached.data.tags["mlflow.note.content"]
     assert curve(uri, ids[1], "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
     assert math.isnan(stage.data.metrics["bad"]) and stage.data.metrics["big"] > 1e308

@@ -1,0 +1,101 @@
+# make run | test | checks | bench | soak | env. Needs Python 3.11+, a C++ compiler and ninja; nothing else.
+# Packages come from wherever the user's pip is configured to look.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# 3.11 first: the pins in constraints.txt were tested with it. Override with `make env PYTHON=…`.
+PYTHON ?=
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+FIRST_IMPORTS := import mlflow.server, ray.data, ray.train, s3fs, gcsfs, scipy.stats, sklearn.linear_model, \
+  matplotlib.pyplot, transformers, pytest, hypothesis
+PYTEST := $(BIN)/python -m pytest
+# Two workers, whole files to each, so that a module's Ray cluster or server starts once.
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help env run test soak checks format bench bench-peers pins clean
+
+help:
+	@echo "make env      the environment in $(VENV): once, and again when pyproject.toml or constraints.txt change"
+	@echo "make run      env, then triptych run quickstart (corpus, tokenizer, pretraining, fine-tuning, report)"
+	@echo "make test     env, then all tests but the soak ones; ARGS=\"-k name\" goes to pytest"
+	@echo "make soak     env, then the tests that take minutes"
+	@echo "make checks   env, then ruff, format, types"
+	@echo "make bench    env, then the benchmarks of the machinery"
+	@echo "make bench-peers   the same in DVC and Metaflow, in an environment of their own (.venv-bench)"
+	@echo "make format   let ruff put the code in order"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@python=""; \
+	for candidate in $(PYTHONS); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer among: $(PYTHONS). Install one, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "Making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); \
+	fi
+	@# An old pip resolves and unpacks this many pins in twice the time.
+	@$(PIP) --upgrade 'pip>=25'
+	@# Not compiled by pip, which takes every file of every package, one after the other: the imports below
+	@# compile what is used, beside DeepSpeed's operator.
+	$(PIP) --no-compile -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c '$(FIRST_IMPORTS)' >/dev/null 2>&1 & imports=$$!; \
+	if ! PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -c 'from cluster.deepspeed import warm_up; warm_up()' >$(VENV)/warm-up.log 2>&1; then \
+	  tail -n 5 $(VENV)/warm-up.log >&2; \
+	  echo "DeepSpeed could not compile its communication operator: the training stages would fail." >&2; \
+	  echo "It needs a C++ compiler (g++: $$(command -v g++ || echo missing)) and ninja ($$(command -v ninja || echo 'from pip')). Full log: $(VENV)/warm-up.log" >&2; \
+	  exit 1; \
+	fi; \
+	wait $$imports || true
+	@touch $@
+
+run: env
+	$(BIN)/triptych run quickstart $(ARGS)
+
+test: env
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS)
+
+soak: env
+	$(PYTEST) -m soak --timeout 3600 $(ARGS)
+
+checks: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: env
+	$(BIN)/python -m benchmarks.machinery $(ARGS)
+
+bench-peers: env
+	[ -x .venv-bench/bin/python ] || $(BIN)/python -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25'
+	.venv-bench/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# After an upgrade by hand in $(VENV): write the pins anew.
+pins:
+	@{ head -n 2 constraints.txt; \
+	   $(BIN)/python -m pip freeze --exclude-editable; \
+	   $(BIN)/python -c 'import importlib.metadata as m; print("setuptools==" + m.version("setuptools"))'; \
+	 } | grep -v '^-e \|^triptych' | sed -E 's/^([^#=]+==[^+]+)\+.*/\1/' > constraints.new
+	@(head -n 2 constraints.new; tail -n +3 constraints.new | LC_ALL=C sort -fu) > constraints.txt; rm constraints.new
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

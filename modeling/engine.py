@@ -1,0 +1,113 @@
+"""DeepSpeed under the loop: process group, optimizer, engine, and a clean exit.
+
+bf16 is torch's autocast around the model's forward, so weights, gradients, their reduction and the
+optimizer stay in fp32 at every ZeRO stage: DeepSpeed's own bf16 mode keeps a second, rounded copy of
+the weights, and on CPU it fails at stage 3.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from modeling.schedule import LoopConfig
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, told which accelerator there is and to log errors only."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    # Its calls of torch's older collectives warn once a step.
+    warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
+    with redirect_stdout(io.StringIO()):
+        import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """(rank, world size) of the group this process is in; without one, a group of one for the time being.
+
+    On leaving, DeepSpeed forgets the group, so that a reused process can train again in another.
+    """
+    own = not dist.is_initialized()
+    if own:
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        import_deepspeed()
+        from deepspeed.comm import comm
+        from deepspeed.utils import groups
+
+        if own:
+            dist.destroy_process_group()
+            del os.environ["LOCAL_RANK"]
+        groups._release_process_group_references(group=None)
+        comm.cdb = None
+
+
+def device_of_rank() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+class ScaledLoss(nn.Module):
+    """What DeepSpeed runs: the model under autocast, its summed loss times the normalising factor."""
+
+    def __init__(self, model: nn.Module, precision: str, device_type: str) -> None:
+        super().__init__()
+        self.model, self.autocast, self.device_type = model, precision == "bf16", device_type
+
+    def forward(self, batch: dict[str, Tensor], scale: float) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate, and the plain sum of losses (detached)."""
+        # Autocast's cache of cast weights would save casts of tied matrices only, and holds memory.
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
+            loss_sum = self.model(batch).loss_sum
+        return loss_sum * scale, loss_sum.detach()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with decay; norms, biases and other vectors without (BERT)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.dim() >= 2]
+    vectors = [p for p in parameters if p.dim() < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def start_engine(model: nn.Module, loop: LoopConfig, engine_config: Mapping[str, Any], device: torch.device) -> Any:
+    """A DeepSpeed engine over `model`, with AdamW; rank 0's weights go to all ranks."""
+    deepspeed = import_deepspeed()
+    module = ScaledLoss(model, loop.precision, device.type).to(device)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, loop.weight_decay), lr=loop.peak_lr, betas=loop.betas, eps=loop.eps, fused=True
+    )
+    with redirect_stdout(io.StringIO()):  # it prints that its op is built
+        engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(engine_config))
+    engine.train()
+    return engine
+
+
+def full_weights(engine: Any, model: nn.Module) -> dict[str, Tensor]:
+    """All weights of `model` on the CPU, on every rank; at ZeRO stage 3 they are gathered first."""
+    if engine.zero_optimization_stage() < 3:
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    deepspeed = import_deepspeed()
+    weights: dict[str, Tensor] = {}
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        weights.update({name: value.detach().cpu().clone() for name, value in model.state_dict().items()})
+    return weights

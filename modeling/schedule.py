@@ -1,0 +1,58 @@
+"""How long and how fast to train: `LoopConfig` and the learning rate as a pure function of the step.
+
+Apart from `modeling.loop`, so that planning a run does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from modeling.config import Config
+from modeling.errors import ConfigError
+
+
+class LoopConfig(Config):
+    """The mathematics of a training run; where it runs is not here (see `Runtime`)."""
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    batch_size: int = Field(32, ge=1, description="sequences per optimizer step, over all workers")
+    peak_lr: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(0, ge=0, description="linear warm-up from 0 to peak_lr")
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    final_lr_fraction: float = Field(0.0, ge=0, le=1, description="learning rate at the end / peak_lr")
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.01, ge=0, description="decoupled; not on norms, biases and other vectors")
+    clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; master weights are fp32")
+    log_every_steps: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0, description="of the weights' initialisation and of dropout")
+
+    @model_validator(mode="after")
+    def _possible(self) -> LoopConfig:
+        if self.warmup_steps > self.steps:
+            raise ConfigError(
+                f"warmup_steps {self.warmup_steps} is more than steps {self.steps}",
+                "the learning rate would never reach its peak: lower warmup_steps",
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas {self.betas}: expected two numbers from 0 to below 1")
+        return self
+
+
+def learning_rate(loop: LoopConfig, step: int) -> float:
+    """Learning rate of optimizer step `step` (0-based).
+
+    Warm-up reaches the peak at step warmup_steps − 1; decay ends just above the final value at the
+    last step, so no step is spent on a learning rate of zero.
+    """
+    if step < loop.warmup_steps:
+        return loop.peak_lr * (step + 1) / loop.warmup_steps
+    if loop.schedule == "constant":
+        return loop.peak_lr
+    done = (step - loop.warmup_steps) / max(1, loop.steps - loop.warmup_steps)
+    left = 1 - done if loop.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return loop.peak_lr * (loop.final_lr_fraction + (1 - loop.final_lr_fraction) * left)

@@ -1,0 +1,95 @@
+"""Fine-tuning and evaluation as every recipe does it: each task and seed, pretrained and from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import Field
+
+from modeling.architecture import TransformerConfig
+from modeling.config import Config
+from pipelines.graph import Registration
+from tasks.base import Runtime, Task
+from tasks.datasets import LabelledData, needs_corpus
+from tasks.evaluate import Evaluate
+from tasks.finetune import Finetune, FinetuneLoop
+
+
+class DownstreamSettings(Config):
+    """How the downstream tasks are learnt; `of` changes single tasks: `finetune.of.cola.epochs=5`."""
+
+    seeds: int = Field(3, ge=1, description="fine-tuning runs a task; the median counts")
+    scratch: bool = Field(True, description="also train the same model from random initialisation")
+    length_tokens: int = Field(128, ge=16, description="longest sequence")
+    train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
+    validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
+    loop: FinetuneLoop = FinetuneLoop()
+    of: dict[str, dict[str, int | float | str]] = Field(
+        {}, description="per task: any of the loop's settings, length_tokens, train_examples, validation_examples"
+    )
+
+
+class Stages(NamedTuple):
+    """What `finetune_all` made."""
+
+    scores: tuple[Task, ...]
+    best: tuple[Registration, ...]
+
+
+def finetune_all(
+    tasks: Sequence[str],
+    settings: DownstreamSettings,
+    *,
+    tokenizer: Task,
+    model: Task,
+    shape: TransformerConfig,
+    corpus: Task | None = None,
+    directory: str = "",
+    runtime: Runtime | None = None,
+    register: str = "",
+) -> Stages:
+    """Score stages for all tasks, seeds and initialisations; the best pretrained one a task to register.
+
+    Args:
+        model: the pretrained model's stage. shape: the same shape, for random initialisation.
+        corpus: for tasks that label it by themselves. directory: for tasks that read files.
+        register: prefix of registered models; empty registers none.
+    """
+    runtime = runtime or Runtime()
+    scores: list[Task] = []
+    best: list[Registration] = []
+    for task in tasks:
+        changed = dict(settings.of.get(task, {}))
+        own = {n: changed.pop(n, getattr(settings, n)) for n in ("length_tokens", "train_examples", "validation_examples")}
+        loop = FinetuneLoop.model_validate({**settings.loop.model_dump(), **changed})
+        by_corpus = needs_corpus(task)
+        data = LabelledData(
+            task=task,
+            corpus=corpus if by_corpus else None,
+            directory="" if by_corpus else directory,
+            train_examples=own["train_examples"],
+            validation_examples=own["validation_examples"],
+            name=f"data-{task}",
+        )
+        candidates: list[tuple[Task, Task | None]] = []
+        for start in ("pretrained", "scratch") if settings.scratch else ("pretrained",):
+            for seed in range(settings.seeds):
+                tuned = Finetune(
+                    dataset=data,
+                    tokenizer=tokenizer,
+                    init=model if start == "pretrained" else None,
+                    model=shape,
+                    loop=loop,
+                    length_tokens=own["length_tokens"],
+                    seed=seed,
+                    name=f"{task}-{start}-{seed}",
+                    runtime=runtime,
+                )
+                score = Evaluate(model=tuned, dataset=data, name=f"score-{task}-{start}-{seed}", runtime=runtime)
+                scores.append(score)
+                if start == "pretrained":
+                    candidates.append((tuned, score))
+        if register:
+            best.append(Registration(f"{register}-{task}", tuple(candidates)))
+    return Stages(tuple(scores), tuple(best))

@@ -1,0 +1,100 @@
+"""What the report is made from: plain data, JSON-able, so that a page can be made again from a stored run.
+
+Every field may be missing or None: a run that is still going, failed early or was made by an older
+version gets a page with what there is. Fractions (rates, shares) are 0..1, times are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+State = Literal["done", "cached", "failed", "skipped", "running", "pending", "cancelled"]
+
+
+class TrackingView(TypedDict, total=False):
+    uri: str
+    """Without its credentials."""
+    run_id: str
+    url: str
+    """The run's page, where a server shows it."""
+
+
+class RunView(TypedDict, total=False):
+    name: str
+    recipe: str
+    state: State
+    started: str
+    """Local time as text, ISO 8601."""
+    seconds: float
+    command: str
+    config: dict[str, Any]
+    """The recipe's resolved config, nested."""
+    store: str
+    tracking: TrackingView
+
+
+class ErrorView(TypedDict, total=False):
+    type: str
+    message: str
+    remedy: str
+    log: str
+    """Path or URL of the stage's log."""
+
+
+class StageView(TypedDict, total=False):
+    name: str
+    task: str
+    key: str
+    state: State
+    reason: str
+    """Why it ran, or what it waits for."""
+    seconds: float
+    """Of the successful attempt; for a cached stage what it took when it was made."""
+    started_offset_seconds: float
+    """From the run's start; missing where the stage did not run in this run."""
+    inputs: list[str]
+    """Names of the stages it depends on."""
+    metrics: dict[str, float]
+    attempts: int
+    decisions: list[str | dict[str, Any]]
+    """What the executor decided (retry, smaller micro-batch, roll back …), as text or a flat dict."""
+    made_by_run: str
+    error: ErrorView
+
+
+class TrainingView(TypedDict, total=False):
+    stage: str
+    records: list[dict[str, float]]
+    """metrics.jsonl: {step, loss, learning_rate, grad_norm, tokens …}."""
+    baselines: dict[str, float]
+    """name → loss in nats, drawn as dashed lines: {"unigram": 5.97}."""
+    figures: dict[str, Any]
+    """training.json, nested or flat."""
+    throughput: dict[str, float] | float
+    """tokens/s, or several named figures (tokens_per_second, mfu …)."""
+
+
+class ProvenanceView(TypedDict, total=False):
+    stage: str
+    key: str
+    code: dict[str, str]
+    """module → digest."""
+    inputs: dict[str, Any]
+    """field → key, or list of keys."""
+
+
+class View(TypedDict, total=False):
+    run: RunView
+    stages: list[StageView]
+    """In topological order, as the plan lists them."""
+    corpus: dict[str, Any] | list[dict[str, Any]]
+    """corpus.json; several (with a `stage` each) where the run has several. The same for the next two."""
+    tokenizer: dict[str, Any] | list[dict[str, Any]]
+    examples: dict[str, Any] | list[dict[str, Any]]
+    training: list[TrainingView]
+    results: list[dict[str, Any]]
+    """rows of results.json: {task, metric, pretrained: {values, median, spread}, random: {…}, difference, pays,
+    published}."""
+    environment: dict[str, Any]
+    """{python, packages: {name: version}, git: {commit, dirty} or text, host, cpu, …}."""
+    provenance: list[ProvenanceView]

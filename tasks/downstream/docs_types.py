@@ -1,0 +1,119 @@
+"""`docs-parameter-type`: extractive question answering over parameter lists, in SQuAD's form.
+
+- question: What type is parameter axis of median?
+- context: a : array_like Input array … axis : {int, None} Axis along which … out : ndarray …
+- answer: {int, None}
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.downstream.docs_text import Doc, apart, documents, need_rows
+from tasks.downstream.spec import Downstream, Row, Splits, rank
+
+_CONTEXT = 220  # characters of a window, at most
+_ANSWER = 48  # characters; longer types are enumerations rather than types
+_FEWEST = 2  # parameters a window must show: with one there is nothing to find
+# "int, optional", "float, default=1.0", "bool (default: True)", "str, *optional*, defaults to None": the type alone.
+_EXTRA = re.compile(r"[,;]?\s*(\*?optional\*?|\(?defaults?\b|\(optional|keyword[- ]only|by default).*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DocsParameterType(Downstream):
+    @property
+    def needs_corpus(self) -> bool:
+        return True
+
+    def build(self, corpus: Path, seed: int) -> tuple[Splits, dict[str, Any]]:
+        """One row a docstring: a window with at least two parameters, and a question on one of them.
+
+        Which window and which parameter is a pure function of (seed, document).
+        """
+        splits: Splits = {
+            split: [row for doc in documents(corpus, split, self.name) if (row := _row(doc, seed))]
+            for split in ("train", "validation")
+        }
+        notes: dict[str, Any] = dict(apart(splits, "text_b"))
+        need_rows(self.name, splits)
+        return splits, notes
+
+
+def bare_type(text: str) -> str:
+    """A parameter's type without its default.
+
+    >>> bare_type("int or None, optional (default=None)")
+    'int or None'
+    """
+    return _EXTRA.sub("", text).strip(" ,;")
+
+
+def _row(doc: Doc, seed: int) -> Row | None:
+    flat, spots = _spots(doc)
+    if len(spots) < _FEWEST:
+        return None
+    choice = rank(seed, doc.id)
+    asked = choice % len(spots)
+    window = _window(flat, spots, asked, choice)
+    if window is None:
+        return None
+    low, high, shown = window
+    name, _, start, answer = spots[asked]
+    if len({text for _, _, at, text in spots if low <= at < high}) < _FEWEST or shown < _FEWEST:
+        return None  # every parameter in sight has the same type: nothing to find
+    subject = doc.object.rsplit(".", 1)[-1] or doc.module.rsplit(".", 1)[-1]
+    return Row(
+        doc.id,
+        f"What type is parameter {name} of {subject}?",
+        flat[low:high],
+        answers=(answer,),
+        answer_starts=(start - low,),
+    )
+
+
+def _spots(doc: Doc) -> tuple[str, list[tuple[str, int, int, str]]]:
+    """The text on one line, and (name, place of the name, place of the type, type) of each parameter found in order."""
+    flat = " ".join(doc.text.split())
+    spots = []
+    at = 0
+    for name, stated in doc.parameters:
+        answer = bare_type(" ".join(stated.split()))
+        if not answer or len(answer) > _ANSWER or "," in name:
+            continue
+        found = re.compile(rf"(?<!\w){re.escape(name)} ?(?:: ?|\(){re.escape(answer)}").search(flat, at)
+        if found is None:
+            continue
+        spots.append((name.lstrip("*"), found.start(), found.end() - len(answer), answer))
+        at = found.end()
+    return flat, spots
+
+
+def _window(flat: str, spots: list[tuple[str, int, int, str]], asked: int, choice: int) -> tuple[int, int, int] | None:
+    """(start, end, parameters shown) of a window around parameter `asked`, beginning at a parameter's name.
+
+    Begins at one of the parameters from which the asked type still fits, by `choice`, so that the
+    answer may stand anywhere in it.
+    """
+    _, _, at, answer = spots[asked]
+    end = at + len(answer)
+    firsts = [p for p in range(asked + 1) if end - spots[p][1] <= _CONTEXT]
+    if not firsts:
+        return None
+    first = firsts[(choice >> 32) % len(firsts)]
+    low = spots[first][1]
+    high = min(len(flat), low + _CONTEXT)
+    if high < len(flat):  # end at a word
+        high = max(end, flat.rfind(" ", low, high))
+    return low, high, sum(low <= spot[1] and spot[2] + len(spot[3]) <= high for spot in spots)
+
+
+DOCS_PARAMETER_TYPE = DocsParameterType(
+    name="docs-parameter-type",
+    kind="span",
+    metrics=("token_f1", "exact_match"),
+    primary="token_f1",
+    description="the type of a parameter, found in a stretch of a docstring that shows several parameters",
+)

@@ -1,0 +1,247 @@
+"""Labelled rows as token batches, and a span model's tokens back as text. Run-time module.
+
+    one text    [CLS] a [SEP]
+    two texts   [CLS] a [SEP] b [SEP]           the longer one is cut at its end
+    a question  [CLS] question [SEP] window [SEP]   a long context becomes overlapping windows (SQuAD)
+
+Sequences are padded to the longest of their batch, and batches are made of sequences of like length,
+so short sentences cost little.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cluster.errors import BadConfig, BadData
+from tasks.downstream.spec import Row
+
+PAD_TO = 8
+"""Lengths are rounded up to this: few distinct shapes, aligned products."""
+GROUPED_BATCHES = 16
+"""So many batches' worth of the shuffled order are sorted by length together."""
+STRIDE_SHARE = 0.5
+"""Overlap of neighbouring windows of a long context, of the window's length."""
+_MOST_QUESTION_TOKENS = 64
+IGNORE = -100
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One token sequence. A row is one feature, or for spans one a window.
+
+    `label` is a class number or a score; `start`, `end` the answer's first and last token (−100: none here).
+    `first` is the place of the context's first token, `spans` the characters of the row's text_b that
+    its tokens stand for.
+    """
+
+    row: int
+    ids: list[int]
+    boundary: int  # tokens of segment 0
+    label: float = 0.0
+    start: int = IGNORE
+    end: int = IGNORE
+    first: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+class Encoder:
+    """A tokenizer artifact's folder (or a model's), with its special tokens.
+
+    Raises BadData where the files are missing or the tokenizer has no separator.
+    """
+
+    def __init__(self, folder: Path, length_tokens: int) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            info = json.loads((folder / "tokenizer-info.json").read_text(encoding="utf-8"))
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except FileNotFoundError as error:
+            raise BadData(f"{Path(str(error.filename)).name}: not in the tokenizer's folder") from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        special = info["special_tokens"]
+        missing = [name for name in ("cls", "sep", "pad") if special.get(name) is None]
+        if missing:
+            raise BadData(
+                f"the tokenizer has no token for {', '.join(missing)}",
+                "fine-tuning an encoder needs [CLS], [SEP], [PAD]",
+            )
+        self.vocab_size = int(info["vocab_size"])
+        self.cls, self.sep, self.pad = (int(special[name]) for name in ("cls", "sep", "pad"))
+        self.length = length_tokens
+
+    def texts(self, rows: Sequence[Row]) -> list[Feature]:
+        """Features of single texts or pairs, one a row, with the row's label."""
+        first = self._ids([row.text_a for row in rows])
+        second = self._ids([row.text_b or "" for row in rows])
+        features = []
+        for number, row in enumerate(rows):
+            paired = row.text_b is not None
+            a, b = cut_longer(first[number], second[number], self.length - (3 if paired else 2))
+            ids = [self.cls, *a, self.sep, *([*b, self.sep] if paired else [])]
+            features.append(Feature(number, ids, len(a) + 2, row.label or 0.0))
+        return features
+
+    def spans(self, rows: Sequence[Row], training: bool) -> list[Feature]:
+        """Windows over each row's context. In training only those that hold an answer whole, as labels.
+
+        Raises BadConfig where length_tokens leaves no room for the context.
+        """
+        questions = self._ids([row.text_a for row in rows])
+        contexts = self.tokenizer.encode_batch([row.text_b or "" for row in rows], add_special_tokens=False)
+        features = []
+        for number, row in enumerate(rows):
+            question = questions[number][:_MOST_QUESTION_TOKENS]
+            room = self.length - len(question) - 3
+            if room < PAD_TO:
+                raise BadConfig(
+                    f"length_tokens is {self.length}, and a question takes {len(question)} tokens of it",
+                    "raise length_tokens: the context needs room beside the question",
+                )
+            ids, offsets = contexts[number].ids, contexts[number].offsets
+            answer = answer_tokens(offsets, row) if training else None
+            first = len(question) + 2
+            for low, high in windows(len(ids), room):
+                start = end = IGNORE
+                if training:
+                    if answer is None or not low <= answer[0] <= answer[1] < high:
+                        continue
+                    start, end = answer[0] - low + first, answer[1] - low + first
+                tokens = [self.cls, *question, self.sep, *ids[low:high], self.sep]
+                features.append(Feature(number, tokens, first, 0.0, start, end, first, tuple(offsets[low:high])))
+        return features
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def cut_longer(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Both lists cut at their ends to `room` items together, always from the longer one.
+
+    >>> cut_longer([1, 2, 3, 4, 5], [6, 7], 5)
+    ([1, 2, 3], [6, 7])
+    """
+    over = len(a) + len(b) - room
+    if over <= 0:
+        return a, b
+    small = min(len(a), len(b), room // 2)
+    if len(a) >= len(b):
+        return a[: room - small], b[:small]
+    return a[:small], b[: room - small]
+
+
+def windows(length: int, room: int) -> Iterator[tuple[int, int]]:
+    """Token ranges of at most `room` that cover `length` tokens, neighbours overlapping by `STRIDE_SHARE`.
+
+    >>> list(windows(10, 4))
+    [(0, 4), (2, 6), (4, 8), (6, 10)]
+    """
+    step = max(1, round(room * (1 - STRIDE_SHARE)))
+    low = 0
+    while True:
+        yield low, min(length, low + room)
+        if low + room >= length:
+            return
+        low += step
+
+
+def answer_tokens(offsets: Sequence[tuple[int, int]], row: Row) -> tuple[int, int] | None:
+    """First and last token that touch the row's first gold answer; None where it has none."""
+    if not row.answers or not row.answers[0]:
+        return None
+    low = row.answer_starts[0]
+    high = low + len(row.answers[0])
+    touched = [place for place, (start, end) in enumerate(offsets) if end > low and start < high]
+    return (touched[0], touched[-1]) if touched else None
+
+
+def collate(features: Sequence[Feature], kind: str, pad: int, token_types: bool) -> Batch:
+    """Arrays of B sequences padded to their longest, L: input_ids, attention_mask [B, L], and the labels of `kind`."""
+    longest = max(len(f.ids) for f in features)
+    B, L = len(features), -(-longest // PAD_TO) * PAD_TO
+    ids = np.full((B, L), pad, np.int64)
+    mask = np.zeros((B, L), bool)
+    for place, f in enumerate(features):
+        ids[place, : len(f.ids)] = f.ids
+        mask[place, : len(f.ids)] = True
+    batch: Batch = {"input_ids": ids, "attention_mask": mask}
+    if token_types:
+        after = np.arange(L)[None, :] >= np.array([f.boundary for f in features])[:, None]
+        batch["token_type_ids"] = (after & mask).astype(np.int64)
+    if kind == "span":
+        place_L = np.arange(L)[None, :]
+        first = np.array([f.first for f in features])[:, None]
+        last = np.array([f.first + len(f.spans) for f in features])[:, None]
+        batch["answer_mask"] = (place_L >= first) & (place_L < last)
+        batch["start_positions"] = np.array([f.start for f in features], np.int64)
+        batch["end_positions"] = np.array([f.end for f in features], np.int64)
+    else:
+        batch["labels"] = np.array([f.label for f in features], np.float32 if kind == "regression" else np.int64)
+    return batch
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The stream of training batches: which features make step t is a pure function of (seed, t).
+
+    An epoch is a permutation, cut into stretches of `GROUPED_BATCHES` batches that are sorted by length;
+    the batches of an epoch then come in a shuffled order. The last batch of an epoch may be smaller.
+    """
+
+    features: Sequence[Feature]
+    batch_size: int
+    seed: int
+
+    @cached_property
+    def per_epoch(self) -> int:
+        return -(-len(self.features) // self.batch_size)
+
+    @cached_property
+    def _orders(self) -> dict[int, list[np.ndarray]]:
+        return {}
+
+    def of_step(self, step: int) -> list[Feature]:
+        """The features of optimizer step `step` (0-based)."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._order(epoch)
+        return [self.features[i] for i in self._orders[epoch][place]]
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        order = draw.permutation(len(self.features))
+        lengths = np.array([len(f.ids) for f in self.features])
+        stretch = GROUPED_BATCHES * self.batch_size
+        batches = []
+        for low in range(0, len(order), stretch):
+            part = order[low : low + stretch]
+            part = part[np.argsort(lengths[part], kind="stable")]
+            batches += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+
+def best_span(start: np.ndarray, end: np.ndarray, longest: int) -> tuple[float, int, int]:
+    """(score, first, last token) of the best span of at most `longest` tokens, from [L] logits (−inf: not allowed)."""
+    L = len(start)
+    score = start[:, None] + end[None, :]
+    place = np.arange(L)
+    apart = place[None, :] - place[:, None]
+    score = np.where((apart >= 0) & (apart < longest), score, -np.inf)
+    best = int(score.argmax())
+    return float(score.flat[best]), best // L, best % L
+
+
+def span_text(feature: Feature, row: Row, first: int, last: int) -> str:
+    """The characters of the row's context between two tokens of a feature, both inclusive."""
+    context = row.text_b or ""
+    return context[feature.spans[first - feature.first][0] : feature.spans[last - feature.first][1]]

@@ -1,0 +1,112 @@
+"""Heads: losses are sums over exactly the labelled rows, and nothing else changes them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling.heads import IGNORE, MaskedLM, SequenceClassifier, SpanExtractor, Trainable, mean_pool
+from modeling.transformer import TransformerConfig, preset
+
+VOCABULARY = 70
+CONFIG = TransformerConfig(layers=2, width=32, heads=4, ff_width=48, max_length=16, vocab_size=VOCABULARY)
+
+
+def batch(rows: int = 4, length: int = 12) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    ids = torch.randint(0, VOCABULARY, (rows, length))
+    return {"input_ids": ids, "labels": torch.where(torch.rand(rows, length) < 0.3, ids, IGNORE)}
+
+
+@pytest.mark.parametrize("transform", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_at_masked_positions_equal_the_full_ones(transform, tied):
+    torch.manual_seed(0)
+    model = MaskedLM(CONFIG.model_copy(update={"head_transform": transform, "tie_embeddings": tied}))
+    data = batch()
+    full_BLV = model.logits(model.hidden(data))
+    where = data["labels"] != IGNORE
+    found_NV, labels_N = model.masked_logits(data)
+    assert torch.equal(labels_N, data["labels"][where])
+    assert torch.allclose(found_NV, full_BLV[where], atol=1e-5)
+    plain = F.cross_entropy(full_BLV[..., :VOCABULARY].flatten(0, 1), data["labels"].flatten(), reduction="sum")
+    loss, count = model(data)
+    assert torch.allclose(loss, plain, rtol=1e-5)
+    assert count == where.sum() == model.count(data)
+
+
+def test_padded_vocabulary_rows_are_never_predicted_and_get_no_gradient():
+    torch.manual_seed(0)
+    model = MaskedLM(CONFIG)
+    model(batch()).loss_sum.backward()
+    assert model.output_bias.shape == (128,)
+    assert torch.all(model.output_bias.grad[VOCABULARY:] == 0)
+    assert torch.all(model.transformer.tokens.weight.grad[VOCABULARY:] == 0)
+    probabilities = model.logits(model.hidden(batch())).softmax(-1)
+    assert torch.all(probabilities[..., VOCABULARY:] == 0)
+    assert model.predict(batch()).max() < VOCABULARY
+
+
+def test_a_batch_without_labels_has_a_zero_loss_and_finite_gradients():
+    model = MaskedLM(CONFIG)
+    data = batch()
+    data["labels"][:] = IGNORE
+    loss, count = model(data)
+    loss.backward()
+    assert (loss.item(), count.item()) == (0.0, 0)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_sums_over_micro_batches_equal_the_sum_over_the_batch():
+    torch.manual_seed(0)
+    model, data = MaskedLM(CONFIG), batch()
+    parts = [model({k: v[i : i + 1] for k, v in data.items()}) for i in range(4)]
+    whole = model(data)
+    assert torch.allclose(sum(p.loss_sum for p in parts), whole.loss_sum, rtol=1e-5)
+    assert sum(p.count for p in parts) == whole.count
+
+
+def test_mean_pooling_leaves_padding_out():
+    hidden = torch.randn(2, 5, 8)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    pooled = mean_pool(hidden, mask)
+    assert torch.allclose(pooled[0], hidden[0, :2].mean(0), atol=1e-6)
+    assert torch.allclose(pooled[1], hidden[1].mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_classifier_and_regression(pooling):
+    data = batch()
+    data["labels"] = torch.tensor([0, 2, IGNORE, 1])
+    classifier = SequenceClassifier(CONFIG, 3, pooling)
+    loss, count = classifier(data)
+    logits = classifier.logits(data)
+    expected = -logits.log_softmax(-1)[[0, 1, 3], [0, 2, 1]].sum()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert count == 3 == classifier.count(data)
+    assert classifier.predict(data).shape == (4,)
+    data["labels"] = torch.tensor([0.5, 1.0, 2.0, 4.5])
+    regression = SequenceClassifier(CONFIG, 1, pooling)
+    loss, count = regression(data)
+    assert torch.allclose(loss, ((regression.predict(data) - data["labels"]) ** 2).sum())
+    assert count == 4
+
+
+def test_spans_stay_inside_the_passage_and_in_order():
+    data = batch()
+    data["start_positions"], data["end_positions"] = torch.tensor([5, 6, IGNORE, 7]), torch.tensor([5, 9, IGNORE, 8])
+    data["answer_mask"] = torch.arange(12).expand(4, 12) >= 4
+    model = SpanExtractor(CONFIG, max_answer_tokens=3)
+    loss, count = model(data)
+    assert torch.isfinite(loss)
+    assert count == 3
+    start, end = model.predict(data).unbind(1)
+    assert torch.all((start >= 4) & (end >= start) & (end < start + 3))
+    start_logits, end_logits = model.logits(data)
+    best = max((start_logits[0, s] + end_logits[0, e], s, e) for s in range(4, 12) for e in range(s, min(12, s + 3)))
+    assert (start[0].item(), end[0].item()) == best[1:]
+
+
+def test_heads_are_trainables():
+    config = preset("modern-tiny", vocab_size=VOCABULARY)
+    for head in (MaskedLM(config), SequenceClassifier(config, 2), SpanExtractor(config)):
+        assert isinstance(head, Trainable)
