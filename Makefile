@@ -14,7 +14,9 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 pyt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FIRST_IMPORTS := import mlflow.server, ray.data, ray.train, s3fs, gcsfs, scipy.stats, sklearn.linear_model, \
   matplotlib.pyplot, transformers, pytest, hypothesis
-PYTEST := $(BIN)/python -m pytest
+# ninja is also a Python package, beside the other commands of the environment
+WITH_BIN := PATH="$(abspath $(BIN)):$$PATH"
+PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 # Two workers, whole files to each, so that a module's Ray cluster or server starts once.
 WORKERS ?= 2
 ARGS ?=
@@ -53,7 +55,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# compile what is used, beside DeepSpeed's operator.
 	$(PIP) --no-compile -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c '$(FIRST_IMPORTS)' >/dev/null 2>&1 & imports=$$!; \
-	if ! PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -c 'from cluster.deepspeed import warm_up; warm_up()' >$(VENV)/warm-up.log 2>&1; then \
+	if ! $(WITH_BIN) $(BIN)/python -c 'from cluster.deepspeed import warm_up; warm_up()' >$(VENV)/warm-up.log 2>&1; then \
 	  tail -n 5 $(VENV)/warm-up.log >&2; \
 	  echo "DeepSpeed could not compile its communication operator: the training stages would fail." >&2; \
 	  echo "It needs a C++ compiler (g++: $$(command -v g++ || echo missing)) and ninja ($$(command -v ninja || echo 'from pip')). Full log: $(VENV)/warm-up.log" >&2; \
@@ -63,7 +65,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: env
-	$(BIN)/triptych run quickstart $(ARGS)
+	$(WITH_BIN) $(BIN)/triptych run quickstart $(ARGS)
 
 test: env
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS)

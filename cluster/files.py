@@ -74,7 +74,9 @@ def _expand_local(url: str, field: str) -> list[str]:
         return [str(path)]
     if path.is_dir():
         found = sorted(
-            str(p) for p in path.rglob("*") if p.is_file() and not any(s.startswith(".") for s in p.relative_to(path).parts)
+            str(p)
+            for p in path.rglob("*")
+            if p.is_file() and not any(s.startswith(".") for s in p.relative_to(path).parts)
         )
         if not found:
             raise BadConfig(f"{field}: folder {url} holds no files", "name a folder with files, or a file")
@@ -111,7 +113,9 @@ def _filesystem(url: str, field: str) -> tuple[Any, str]:
     try:
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
     except (ValueError, ImportError) as error:
-        raise BadConfig(f"{field}: {url} cannot be opened: {error}", "use a URL that fsspec knows, as s3:// or https://") from None
+        raise BadConfig(
+            f"{field}: {url} cannot be opened: {error}", "use a URL that fsspec knows, as s3:// or https://"
+        ) from None
 
 
 def _expand_remote(url: str, field: str) -> list[str]:
@@ -174,7 +178,9 @@ def _local_print(url: str, field: str) -> dict[str, Any]:
         stat = path.stat()
         seal = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         # One small file per path: processes never rewrite each other's entries.
-        entry = cache_folder() / "checksums" / (hashlib.blake2b(str(path).encode(), digest_size=16).hexdigest() + ".json")
+        entry = (
+            cache_folder() / "checksums" / (hashlib.blake2b(str(path).encode(), digest_size=16).hexdigest() + ".json")
+        )
         checksum = _cached(entry, seal)
         if checksum is None:
             checksum = _hash(path)
@@ -184,7 +190,9 @@ def _local_print(url: str, field: str) -> dict[str, Any]:
             if time.time() - stat.st_mtime > _SETTLED_SECONDS:
                 _remember(entry, seal, checksum)
     except OSError as error:
-        raise BadConfig(f"{field}: {url} cannot be read: {error.strerror or error}", "check the file's permissions") from None
+        raise BadConfig(
+            f"{field}: {url} cannot be read: {error.strerror or error}", "check the file's permissions"
+        ) from None
     return {"name": path.name, "size": stat.st_size, "checksum": checksum}
 
 
@@ -245,7 +253,9 @@ def open_plain(url: str) -> BinaryIO:
         fs, path = _filesystem(url, "source")
         return cast(BinaryIO, fs.open(path, "rb"))
     except OSError as error:
-        raise BadData(f"{url} cannot be read: {error.strerror or error}", "check that it exists and may be read") from None
+        raise BadData(
+            f"{url} cannot be read: {error.strerror or error}", "check that it exists and may be read"
+        ) from None
 
 
 def open_stream(url: str) -> io.BufferedReader:

@@ -93,7 +93,8 @@ def _call(fn: Callable[[Any], Any], item: Any) -> Any:
 
 
 def _call_many(fn: Callable[[Any], Iterable[Any]], item: Any) -> Iterator[Any]:
-    yield from fn(item)
+    for each in fn(item):  # noqa: UP028 - Ray sends into its generators, which `yield from` would hand to plain iterators
+        yield each
 
 
 class _Flight:

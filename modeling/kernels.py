@@ -1,19 +1,22 @@
 """Norm, rotation and attention with few passes over memory.
 
 On a CPU these small operations, not the matrix products, take most of a step: torch's rms_norm there is
-a chain of eight element-wise operations with an autograd node each, and its flash attention is slow in
-bf16. Here each is one autograd node with in-place arithmetic. On CUDA torch's own kernels are used.
+a chain of eight element-wise operations, and its flash attention is slow in bf16. On CUDA torch's own
+kernels are used.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MATH_ATTENTION_BYTES = 1 << 30
+PLAIN_ATTENTION_BYTES = 1 << 28
 """Largest score matrix that CPU attention may hold for the sake of speed."""
 
 
@@ -24,60 +27,46 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 class _RMSNorm(torch.autograd.Function):
+    """Computes in fp32 or better. The backward pass is layer norm's fused kernel, told that the mean is 0.
+
+    That kernel also takes out the mean of dy · weight, which RMS norm does not: it is put back.
+    """
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        D = x.shape[-1]
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=weight.dtype)
-        scale = norm.square_().div_(D).add_(eps).rsqrt_()
-        y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        torch.mul(x, scale, out=y)
-        y.mul_(weight.to(dtype))
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return y
+        return (x * scale).mul_(weight).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, scale = ctx.saved_tensors
         D = x.shape[-1]
-        product = (dy * x).to(weight.dtype).reshape(-1, D)
-        rows = scale.reshape(-1)
-        d_weight = product.t() @ rows
-        inner = (product @ weight).mul_(rows.pow(3)).div_(D).view_as(scale)
-        dx = (dy * weight).mul_(scale)
-        dx.addcmul_(x, inner, value=-1)
-        return dx.to(x.dtype), d_weight, None, None
+        dy, weight = dy.to(x.dtype).contiguous(), weight.to(x.dtype)
+        dx, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            dy, x, [D], torch.zeros_like(scale), scale, weight, None, [True, True, False]
+        )
+        mean = (dy.view(-1, D) @ weight).div_(D).view_as(scale)
+        return dx.add_(mean.mul_(scale)), d_weight, None, None
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / √(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019), in the compute dtype."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019).
+
+    The result has `dtype`; None: the dtype of matrix products, which then need no cast.
+    """
+    dtype = dtype or compute_dtype(x)
     if x.device.type == "cpu":
-        return _RMSNorm.apply(x, weight, eps, compute_dtype(x))
-    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+        return _RMSNorm.apply(x, weight, eps, dtype)
+    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps).to(dtype)
 
 
-class _Rotate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _rotated(dy, cos, -sin), None, None
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d/2) of the last dimension by the angles behind cos and sin, which broadcast to x."""
-    return _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype))
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary positions: pairs (2i, 2i + 1) of the last dimension, as complex numbers, times `turn` (complex64)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -87,13 +76,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: flo
     long as their score matrix stays small.
     """
     B, H, L, d = q.shape
-    plain = q.device.type == "cpu" and q.dtype != torch.float32 and B * H * L * L * 2 <= MATH_ATTENTION_BYTES
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and 2 * B * H * L * L <= PLAIN_ATTENTION_BYTES
     if not plain:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
     scores = (q * d**-0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return weights @ v
+    return (F.dropout(weights, dropout) if dropout else weights) @ v
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks for the next step, where it would give large ones back to the system.
+
+    A training step frees and allocates the same large tensors again and again; without this each costs
+    page faults. Nothing happens on other C libraries.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(None)
+            library.mallopt(mmap_threshold, 1 << 30)
+            library.mallopt(trim_threshold, 2**31 - 1)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, NonFiniteLoss, TrainingStopped
+from modeling.kernels import keep_freed_memory
 from modeling.resume import load_checkpoint, save_checkpoint
 from modeling.schedule import LoopConfig, learning_rate
 
@@ -170,6 +171,7 @@ class _torch_settings:
     def __enter__(self) -> None:
         self.before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         torch.set_num_threads(self.threads)
+        keep_freed_memory()
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling fresh memory with NaN is for debugging; it costs bandwidth.
         torch.utils.deterministic.fill_uninitialized_memory = False

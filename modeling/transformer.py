@@ -1,7 +1,7 @@
 """One transformer for every architecture, built from `TransformerConfig`.
 
-Attention is torch's scaled_dot_product_attention: flash kernels on GPU and CPU, with a padding mask
-only where there is padding. Queries, keys and values come from one matrix product.
+Queries, keys and values come from one matrix product; a padding mask is used only where there is
+padding; what is not a matrix product is in `modeling.kernels`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,37 @@ from torch import Tensor, nn
 
 from modeling.architecture import PRESETS, TransformerConfig, preset
 from modeling.errors import ConfigError
+from modeling.kernels import attention, rms_norm, rotate
 
 __all__ = ["PRESETS", "Attention", "Block", "FeedForward", "Transformer", "TransformerConfig", "norm_layer", "preset"]
 
 
 def norm_layer(config: TransformerConfig) -> nn.Module:
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.width, eps=config.norm_eps)
+        return RMSNorm(config.width, eps=config.norm_eps)
     return nn.LayerNorm(config.width, eps=config.norm_eps)
 
 
-def rotary_angles(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotation of position p and pair i: p · base^(−2i/head_width); both [max_length, head_width].
+class RMSNorm(nn.Module):
+    """Normalises by the root mean square (Zhang and Sennrich 2019); its output is ready for a matrix product."""
 
-    Su et al. 2021 (arXiv:2104.09864), in the layout that pairs i with i + head_width/2. The first half
-    of `sin` carries the minus sign of the rotation, so that applying it needs one roll and no negation.
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, dtype)
+
+
+def rotary_turns(config: TransformerConfig) -> Tensor:
+    """e^(i·p·θ_j), θ_j = base^(−2j/head_width), for position p and pair j: complex64 [max_length, head_width/2].
+
+    Su et al. 2021 (arXiv:2104.09864), equation 34, with pairs (2j, 2j + 1) as there.
     """
     half = config.head_width // 2
     frequencies = config.rotary_base ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.outer(torch.arange(config.max_length, dtype=torch.float64), frequencies)
-    cos, sin = angles.cos().float(), angles.sin().float()
-    return torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
-
-
-def rotate(x_BHLd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return x_BHLd * cos + x_BHLd.roll(x_BHLd.shape[-1] // 2, -1) * sin
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
 class Attention(nn.Module):
@@ -47,19 +53,17 @@ class Attention(nn.Module):
         self.heads, self.dropout = config.heads, config.dropout
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
         self.output = nn.Linear(config.width, config.width, bias=config.bias)
-        self.eps = config.norm_eps
-        self.query_norm = nn.Parameter(torch.ones(config.head_width)) if config.qk_norm else None
-        self.key_norm = nn.Parameter(torch.ones(config.head_width)) if config.qk_norm else None
+        self.query_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else None
+        self.key_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x_BLD: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, mask: Tensor | None, turn: Tensor | None) -> Tensor:
         B, L, D = x_BLD.shape
-        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if self.query_norm is not None and self.key_norm is not None:
-            q = F.rms_norm(q, (q.shape[-1],), self.query_norm.to(q.dtype), self.eps)
-            k = F.rms_norm(k, (k.shape[-1],), self.key_norm.to(k.dtype), self.eps)
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
+            q, k = self.query_norm(q, torch.float32), self.key_norm(k, torch.float32)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        out = attention(q.to(v.dtype), k.to(v.dtype), v, mask, self.dropout if self.training else 0.0)
         return self.output(out.transpose(1, 2).reshape(B, L, D))
 
 
@@ -95,11 +99,11 @@ class Block(nn.Module):
         self.ff_norm, self.ff = norm_layer(config), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BLD: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, mask: Tensor | None, turn: Tensor | None) -> Tensor:
         if self.pre:
-            x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD), mask, rotary))
+            x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD), mask, turn))
             return x_BLD + self.dropout(self.ff(self.ff_norm(x_BLD)))
-        x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, mask, rotary)))
+        x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, mask, turn)))
         return self.ff_norm(x_BLD + self.dropout(self.ff(x_BLD)))
 
 
@@ -126,9 +130,8 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         if config.positions == "rotary":
-            cos, sin = rotary_angles(config)
-            self.register_buffer("rotary_cos", cos, persistent=False)
-            self.register_buffer("rotary_sin", sin, persistent=False)
+            # As pairs of floats: moving a module to another dtype or device keeps no complex buffers whole.
+            self.register_buffer("rotary", torch.view_as_real(rotary_turns(config)), persistent=False)
         self.apply(self._init)
         if config.zero_init_residual:
             for block in self.blocks:
@@ -170,9 +173,9 @@ class Transformer(nn.Module):
         pre = self.config.norm_placement == "pre"
         x_BLD = self.dropout(x_BLD if pre else self.norm(x_BLD))
         mask = self._attention_mask(attention_mask_BL)
-        rotary = self._rotary(L, position_ids_BL)
+        turn = self._turn(L, position_ids_BL)
         for block in self.blocks:
-            x_BLD = block(x_BLD, mask, rotary)
+            x_BLD = block(x_BLD, mask, turn)
         return self.norm(x_BLD) if pre else x_BLD
 
     @staticmethod
@@ -185,19 +188,11 @@ class Transformer(nn.Module):
             return None
         return attention_mask_BL.bool()[:, None, None, :]
 
-    def _rotary(self, length: int, position_ids_BL: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def _turn(self, length: int, position_ids_BL: Tensor | None) -> Tensor | None:
         if self.config.positions != "rotary":
             return None
-        cos, sin = self.rotary_cos, self.rotary_sin
-        if position_ids_BL is None:
-            cos, sin = cos[:length], sin[:length]
-        else:
-            cos, sin = cos[position_ids_BL][:, None], sin[position_ids_BL][:, None]
-        # In the matrix products' dtype, so that rotation does not turn queries and keys back to fp32.
-        if torch.is_autocast_enabled(cos.device.type):
-            dtype = torch.get_autocast_dtype(cos.device.type)
-            return cos.to(dtype), sin.to(dtype)
-        return cos, sin
+        turns = torch.view_as_complex(self.rotary)
+        return turns[:length] if position_ids_BL is None else turns[position_ids_BL][:, None]
 
 
 def init_weights(module: nn.Module, std: float) -> None:

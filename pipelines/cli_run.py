@@ -120,7 +120,7 @@ def send(request: object, address: str, *, wait: bool) -> int:
     from cluster.store import Store
     from pipelines.runs import new_name
     from pipelines.session import Request
-    from pipelines.submit import ended, follow
+    from pipelines.submit import absolute_paths, ended, follow
     from pipelines.submit import submit as start
 
     assert isinstance(request, Request)
@@ -130,7 +130,7 @@ def send(request: object, address: str, *, wait: bool) -> int:
     name = new_name(request.recipe)
     label = request.label
     inside = label if not request.import_paths else f"{Path(label.rpartition(':')[0]).name}:{label.rpartition(':')[2]}"
-    arguments = [inside, *request.words, "--store", where.url]
+    arguments = [inside, *absolute_paths(request.words), "--store", where.url]
     if request.tracking:
         arguments.append(f"tracking={request.tracking}")
     if request.file:

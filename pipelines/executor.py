@@ -129,8 +129,8 @@ class Executor:
                     self.event(event)
                 for ticket, outcome in outcomes:
                     self._ended(self.tickets.pop(ticket), outcome)
-                if not self.tickets and self._waiting():
-                    time.sleep(0.2)
+                if not self.tickets and all(self.live[n].not_before > time.monotonic() for n in self._ready):
+                    time.sleep(0.1)  # everything left waits for another driver, or for a pause to end
                 self.record.write(every=1.0 if len(self.live) < 200 else 3.0)
                 self.notify()
                 if time.monotonic() - asked > 1.0:

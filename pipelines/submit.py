@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +67,12 @@ def client(address: str) -> Any:
             "start a cluster with `ray start --head` (its dashboard is at http://127.0.0.1:8265), or check --address",
         ) from None
     use_token()
+    import logging
+
     from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     try:
         return JobSubmissionClient(f"{parts.scheme}://{parts.hostname}:{parts.port or 8265}")
@@ -94,19 +100,52 @@ def submit(
     """
     jobs = client(address)
     folder = stage_code(import_paths)
+    request = {
+        "entrypoint": f"{_python()} -m pipelines.cli run {shlex.join(arguments)} --name {shlex.quote(name)}",
+        "submission_id": name,
+        "runtime_env": {
+            "working_dir": str(folder),
+            "env_vars": {"TRIPTYCH_LABEL": label, "TRIPTYCH_SUBMITTED": address, **(environment or {})},
+        },
+        "metadata": {"triptych.run": name},
+    }
     try:
-        jobs.submit_job(
-            entrypoint=f"python -m pipelines.cli run {shlex.join(arguments)} --name {shlex.quote(name)}",
-            submission_id=name,
-            runtime_env={
-                "working_dir": str(folder),
-                "env_vars": {"TRIPTYCH_LABEL": label, "TRIPTYCH_SUBMITTED": address, **(environment or {})},
-            },
-            metadata={"triptych.run": name},
-        )
+        _send(jobs, request, address)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return name
+
+
+def _python() -> str:
+    """A shell word for the job's Python: ours where the head is this machine, else the head's own."""
+    own = shlex.quote(sys.executable)
+    return f'"$(test -x {own} && echo {own} || echo python)"'
+
+
+def _send(jobs: Any, request: dict[str, Any], address: str) -> None:
+    """Submit; a cluster that has just started has no agent to take a job for some seconds."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            jobs.submit_job(**request)
+            return
+        except RuntimeError as error:
+            if "No available agent" in str(error) and time.monotonic() < end:
+                time.sleep(1)
+                continue
+            raise Unreachable(
+                f"the Ray job server at {address} did not take the job: {str(error).strip()[:300]}",
+                "look at `ray status` and the dashboard of the cluster",
+            ) from None
+
+
+def absolute_paths(words: Sequence[str]) -> list[str]:
+    """`key=value` words whose value is a file or folder here, with its absolute path: a job has another cwd."""
+    found = []
+    for word in words:
+        key, _, value = word.partition("=")
+        found.append(f"{key}={Path(value).resolve()}" if value and Path(value).exists() else word)
+    return found
 
 
 def follow(address: str, name: str, *, pause: float = 0.5) -> Iterator[str]:

@@ -68,7 +68,7 @@ class Evaluate(Task):
             "values": values[self.split],
             "others": {split: found for split, found in values.items() if split != self.split},
             "examples": facts["splits"][self.split],
-            "train_examples": training["rows"],
+            "train_examples": training["final"]["rows"],
             "published": facts.get("published", {}),
             "published_metric": facts.get("published_metric", ""),
         }

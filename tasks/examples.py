@@ -52,7 +52,9 @@ class MakeExamples(Task):
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of a sequence's tokens to predict")
     max_predictions: int = Field(0, ge=0, description="most tokens to predict in a sequence; 0: no limit")
     whole_word: bool = Field(False, description="mask whole words")
-    random_token: Literal["ordinary", "any"] = Field("ordinary", description="what the 10 % random tokens are drawn from")
+    random_token: Literal["ordinary", "any"] = Field(
+        "ordinary", description="what the 10 % random tokens are drawn from"
+    )
     seed: int = Field(0, ge=0, lt=1 << 63, description="of static masks, and of the validation split's masks")
 
     @model_validator(mode="after")
@@ -278,7 +280,9 @@ class Packer:
 class _Writer:
     """Packs one split and writes it in record batches of `_ROWS_PER_BATCH`."""
 
-    def __init__(self, path: Path, task: MakeExamples, vocabulary: Vocabulary, objective: Objective, copies: int) -> None:
+    def __init__(
+        self, path: Path, task: MakeExamples, vocabulary: Vocabulary, objective: Objective, copies: int
+    ) -> None:
         import numpy as np
         import pyarrow as pa
 
@@ -312,9 +316,7 @@ class _Writer:
             drawn = [
                 self.objective.draw(rows, self.seed, np.full(len(rows), copy), indices) for copy in range(self.copies)
             ]
-            self._hold(
-                {c: np.stack([d[c] for d in drawn], axis=1).reshape(-1, rows.shape[1]) for c in self.columns}
-            )
+            self._hold({c: np.stack([d[c] for d in drawn], axis=1).reshape(-1, rows.shape[1]) for c in self.columns})
         self.packed += len(rows)
 
     def _hold(self, columns: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,8 @@
-"""Finetune: a pretrained model (or the same one from random weights) trained on a task's labels."""
+"""Finetune: a pretrained model, or the same one from random weights, trained on a task's labels.
+
+The artifact is a model's folder, as Pretrain's, with `head.json` (how to read the output). Which rows make
+a step, the order of rows and the head's first weights are functions of the seed alone.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.errors import BadConfig, BadData, Cancelled
+from cluster.errors import BadConfig, BadData
 from modeling.architecture import TransformerConfig
 from modeling.config import Config
 from tasks.base import Artifact, Context, Model, Task, Tokenizer
 from tasks.datasets import Dataset
+from tasks.training import fit_on_rank, timings, train
 
 if TYPE_CHECKING:
-    from modeling.loop import FitResult
+    from cluster.workers import RankContext
     from modeling.schedule import LoopConfig
     from tasks.downstream.encode import Encoder, Feature
+    from tasks.downstream.spec import Row
 
 MOST_ANSWER_TOKENS = 30
 
@@ -51,7 +57,7 @@ class FinetuneLoop(Config):
         steps = self.steps(examples)
         return LoopConfig(
             steps=steps,
-            batch_size=self.batch_size,
+            batch_size=min(self.batch_size, examples),
             peak_lr=self.peak_lr,
             warmup_steps=round(self.warmup_share * steps),
             schedule=self.schedule,
@@ -96,79 +102,43 @@ class Finetune(Task):
                 f"finetune: length_tokens is {self.length_tokens}, more than model.max_length {self.model.max_length}",
                 "lower length_tokens or raise model.max_length",
             )
-        if self.runtime.workers != 1:
-            raise BadConfig(
-                f"finetune: runtime.workers is {self.runtime.workers}, expected 1",
-                "fine-tuning runs in one process; give it more cpus instead",
-            )
         return self
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
         import json
 
-        from modeling.checkpoint import load_transformer, save_model
-        from tasks.datasets import read_rows
-        from tasks.downstream.encode import Encoder
-
-        data = ctx.input("dataset")
-        facts = json.loads((data.path / "dataset.json").read_text(encoding="utf-8"))
+        data, tokenizer = ctx.input("dataset").path, ctx.input("tokenizer")
         init = ctx.input("init") if self.init is not None else None
-        tokenizer = ctx.input("tokenizer")
         if init is not None:
             same_tokenizer(tokenizer, init)
-        encoder = Encoder(tokenizer.path, self.length_tokens)
-        config = self._shape(init, encoder.vocab_size)
-        rows = read_rows(data.path / "train.parquet")
-        kind = facts["kind"]
+        facts = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+        info = json.loads((tokenizer.path / "tokenizer-info.json").read_text(encoding="utf-8"))
         head: dict[str, Any] = {
-            "kind": kind,
+            "kind": facts["kind"],
             "labels": facts["labels"],
             "task": facts["task"],
             "length_tokens": self.length_tokens,
             "pooling": self.pooling,
         }
-        if kind == "span":
-            features = encoder.spans(rows, training=True)
+        if head["kind"] == "span":
             head["most_answer_tokens"] = MOST_ANSWER_TOKENS
-        else:
-            features = encoder.texts(rows)
-            if kind == "regression":
-                features, head["label_mean"], head["label_std"] = standardise(features)
-        if not features:
-            raise BadData(
-                f"task {facts['task']!r}: none of the {len(rows)} training rows gives a sequence with a label",
-                "raise length_tokens or train_examples",
-            )
-        model = build(config, head, self.seed, self.head_dropout)
-        if init is not None:
-            load_transformer(init.path, model.transformer)
-        result = self._fit(ctx, model, features, encoder, kind, bool(config.token_types))
-        save_model(ctx.out, model, config)
-        _write(ctx.out / "head.json", head)
         for name in ("tokenizer.json", "tokenizer-info.json"):
             (ctx.out / name).write_bytes((tokenizer.path / name).read_bytes())
-        with (ctx.out / "metrics.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, sort_keys=True) + "\n" for row in result.history)
-        start = "random" if init is None else "pretrained"
-        final_loss = result.history[-1]["loss"] if result.history else 0.0
-        loop = self.loop.loop(len(features), self.seed)
-        _write(
-            ctx.out / "training.json",
-            {
-                "task": facts["task"],
-                "init": start,
-                "seed": self.seed,
-                "method": self.method,
-                "loop": loop.model_dump(mode="json"),
-                "steps": result.step,
-                "rows": len(rows),
-                "sequences": len(features),
-                "tokens": result.tokens,
-                "final_loss": final_loss,
-            },
-        )
-        ctx.timing("tokens_per_second", result.tokens_per_second)
-        return {"final_loss": final_loss, "steps": result.step, "tokens": result.tokens, "sequences": len(features)}
+        payload = {
+            "model": self._shape(init, int(info["vocab_size"])),
+            "loop": self.loop,
+            "head": head,
+            "head_dropout": self.head_dropout,
+            "method": self.method,
+            "seed": self.seed,
+            "data": str(data),
+            "init": str(init.path) if init is not None else None,
+            "out": str(ctx.out),
+            "scratch": str(ctx.scratch),
+            "runtime": ctx.runtime,
+        }
+        rows = int(facts["splits"]["train"])
+        return train(ctx, finetune_on_rank, payload, steps=self.loop.steps(rows))["metrics"]
 
     def _shape(self, init: Artifact | None, vocab_size: int) -> TransformerConfig:
         """The model's config: init's own, or `model` with the tokenizer's vocabulary."""
@@ -196,44 +166,76 @@ class Finetune(Task):
             )
         return config
 
-    def _fit(
-        self, ctx: Context, model: Any, features: list[Feature], encoder: Encoder, kind: str, token_types: bool
-    ) -> FitResult:
-        from cluster.deepspeed import engine_config
-        from modeling.errors import TrainingStopped
-        from modeling.loop import fit
-        from tasks.downstream.encode import Batches, collate
 
-        loop = self.loop.loop(len(features), self.seed)
-        batches = Batches(features, self.loop.batch_size, self.seed)
+def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, Any]:
+    """What every worker runs. Rank 0 writes the model and returns {metrics, timings}."""
+    import json
 
-        def on_log(record: Any) -> None:
-            ctx.progress(record.step, loop.steps, "steps", loss=record.loss, tokens_per_second=record.tokens_per_second)
-            ctx.metric(record.step, {"loss": record.loss, "learning_rate": record.learning_rate})
+    from modeling.checkpoint import load_transformer, save_model
+    from modeling.loop import rank_rows
+    from tasks.datasets import read_rows
+    from tasks.downstream.encode import Batches, Encoder, collate
 
-        try:
-            return fit(
-                model,
-                loop,
-                lambda step: collate(batches.of_step(step), kind, encoder.pad, token_types),
-                engine_config=engine_config(
-                    batch_size=min(loop.batch_size, len(features)),
-                    world_size=1,
-                    length_tokens=self.length_tokens,
-                    zero_stage=ctx.runtime.zero_stage,
-                    micro_batch=ctx.runtime.micro_batch,
-                    clip_norm=loop.clip_norm,
-                    offload_optimizer=ctx.runtime.offload_optimizer,
-                ),
-                runtime=ctx.runtime,
-                checkpoint_dir=ctx.scratch / "checkpoints",
-                on_log=on_log,
-                should_stop=ctx.cancelled,
-                on_checkpoint=lambda step: ctx.publish_scratch(),
-                log=ctx.log,
-            )
-        except TrainingStopped as stopped:
-            raise Cancelled(f"finetune: {stopped}") from stopped
+    out, config, head, seed = Path(payload["out"]), payload["model"], dict(payload["head"]), payload["seed"]
+    rows = read_rows(Path(payload["data"]) / "train.parquet")
+    encoder = Encoder(out, head["length_tokens"])
+    features = _features(rows, encoder, head)
+    model = build(config, head, seed, payload["head_dropout"])
+    if payload["init"] is not None:
+        load_transformer(Path(payload["init"]), model.transformer)
+    batches = Batches(features, payload["loop"].batch_size, seed)
+
+    def next_batch(step: int) -> dict[str, Any]:
+        found = batches.of_step(step)
+        own = [found[row] for row in rank_rows(len(found), rank.rank, rank.world_size)]
+        return collate(own, head["kind"], encoder.pad, bool(config.token_types))
+
+    loop = payload["loop"].loop(len(features), seed)
+    result = fit_on_rank(
+        rank,
+        model,
+        loop,
+        next_batch,
+        runtime=payload["runtime"],
+        length_tokens=head["length_tokens"],
+        checkpoint_dir=Path(payload["scratch"]),
+    )
+    if rank.rank:
+        return {}
+    save_model(out, model, config)
+    _write(out / "head.json", head)
+    lines = [json.dumps(row, sort_keys=True) for row in result.history]
+    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    metrics = {
+        "loss": result.history[-1]["loss"],
+        "steps": result.step,
+        "tokens": result.tokens,
+        "rows": len(rows),
+        "sequences": len(features),
+    }
+    note = {
+        "task": head["task"],
+        "init": "random" if payload["init"] is None else "pretrained",
+        "seed": seed,
+        "method": payload["method"],
+        "loop": loop.model_dump(mode="json"),
+        "final": metrics,
+    }
+    _write(out / "training.json", note)
+    return {"metrics": metrics, "timings": timings(result)}
+
+
+def _features(rows: list[Row], encoder: Encoder, head: dict[str, Any]) -> list[Feature]:
+    """The training sequences; for regression the labels' scale goes into `head`. BadData where there are none."""
+    features = encoder.spans(rows, training=True) if head["kind"] == "span" else encoder.texts(rows)
+    if not features:
+        raise BadData(
+            f"task {head['task']!r}: none of the {len(rows)} training rows gives a sequence with a label",
+            "raise length_tokens or train_examples",
+        )
+    if head["kind"] == "regression":
+        features, head["label_mean"], head["label_std"] = standardise(features)
+    return features
 
 
 def build(config: TransformerConfig, head: Mapping[str, Any], seed: int = 0, dropout: float = 0.0) -> Any:

@@ -54,11 +54,18 @@ class Ingest(Task):
     documents: Literal["auto", "blank-line", "line", "file"] = Field(
         "auto", description="what separates documents in plain text; see tasks/sources/text.py"
     )
-    validation_share: float = Field(0.05, ge=0, lt=1, description="share held out, drawn by content hash; by module for installed-docs, where 0.1 is the default")
+    validation_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share held out, drawn by content hash; by module for installed-docs, where 0.1 is the default",
+    )
     min_document_chars: int = Field(1, ge=0, description="shorter documents are skipped")
     max_document_chars: int = Field(5_000_000, ge=1, description="longer documents are skipped")
     duplicates: Literal["drop", "keep"] = Field("drop", description="exact duplicates: keep the first only, or all")
-    invalid_utf8: Literal["error", "replace", "skip"] = Field("error", description="what to do with bytes that are not UTF-8")
+    invalid_utf8: Literal["error", "replace", "skip"] = Field(
+        "error", description="what to do with bytes that are not UTF-8"
+    )
     max_bad_records: int = Field(0, ge=0, description="unreadable records that may be skipped")
 
     @model_validator(mode="before")
@@ -120,6 +127,8 @@ class Ingest(Task):
                 "name files that hold text",
             )
         facts = counts.facts(writer)
+        label = ", ".join(map(base_name, split_list(self.source)))[:100]
+        ctx.dataset(label, source=_shown(self.source), documents=counts.documents, bytes=facts["bytes"])
         (ctx.out / "corpus.json").write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return {name: facts[name] for name in ("documents", "bytes", "words", "duplicates")} | {
             "bad_records": counts.bad,
@@ -152,7 +161,9 @@ def format_of(source: Any) -> str:
 
     if difflib.get_close_matches(first, ["installed-docs"], cutoff=0.7):
         raise BadConfig(f"source: no such source {first!r}", "did you mean 'installed-docs'?")
-    raise BadConfig(f"source: the name {first!r} does not tell its format", f"set format to one of {', '.join(SOURCES)}")
+    raise BadConfig(
+        f"source: the name {first!r} does not tell its format", f"set format to one of {', '.join(SOURCES)}"
+    )
 
 
 def _shown(source: str | tuple[str, ...]) -> str:
@@ -280,9 +291,7 @@ class _Counts:
         self.words += pc.sum(table.column("words")).as_py() or 0
         sizes = table.select(["source"]).append_column("size", pc.binary_length(table.column("text")))
         for row in sizes.group_by("source").aggregate([("size", "sum"), ("size", "count")]).to_pylist():
-            self.sources.setdefault(row["source"], Counter()).update(
-                bytes=row["size_sum"], documents=row["size_count"]
-            )
+            self.sources.setdefault(row["source"], Counter()).update(bytes=row["size_sum"], documents=row["size_count"])
 
     def facts(self, writer: _Shards) -> dict[str, Any]:
         return {

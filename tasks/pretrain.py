@@ -92,8 +92,6 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
     loop, config, out = payload["loop"], payload["model"], Path(payload["out"])
     reader = ExampleReader(Path(payload["examples"]), "train", payload["seed"])
-    if len(reader) == 0:
-        raise BadData(f"{payload['examples']}: no training examples", "give Ingest a larger corpus")
     torch.manual_seed(loop.seed)
     model = MaskedLM(config)
     rows = rank_rows(loop.batch_size, rank.rank, rank.world_size)
@@ -112,8 +110,10 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         checkpoint_dir=Path(payload["scratch"]),
         flops_per_token=training_flops_per_token(config, reader.length, label_share),
     )
-    validation = ExampleReader(Path(payload["examples"]), "validation", payload["seed"])
-    figures = validate(model, validation, payload["validation_sequences"], loop, rank)
+    figures: dict[str, float] = {}
+    if reader.info["sequences"]["validation"]:
+        validation = ExampleReader(Path(payload["examples"]), "validation", payload["seed"])
+        figures = validate(model, validation, payload["validation_sequences"], loop, rank)
     if rank.rank:
         return {}
     metrics = {
@@ -148,22 +148,20 @@ def validate(
 ) -> dict[str, float]:
     """Loss per label (nats) and accuracy on the first `sequences` validation examples, each rank a share.
 
-    Masks are those of epoch 0 under the run's seed: the same for every model of that seed. Empty where
-    there are no validation examples.
+    The masks are the artifact's own, the same for every model that is validated on it.
     """
     import torch
 
     count = min(len(reader), sequences)
-    if count == 0:
-        return {}
     total = torch.zeros(3, dtype=torch.float64)
+    device = next(model.parameters()).device
+    model.eval()
     with torch.inference_mode():
         for pairs in _batches(count, rank.rank, rank.world_size):
             batch = {name: torch.from_numpy(array) for name, array in reader.batch(pairs).items()}
-            device = next(model.parameters()).device
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=loop.precision == "bf16"):
-                logits_NV, labels_N = model.eval().masked_logits(batch)
+                logits_NV, labels_N = model.masked_logits(batch)
             loss = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
             right = (logits_NV.argmax(-1) == labels_N).sum()
             total += torch.tensor([float(loss), float(right), labels_N.numel()], dtype=torch.float64)

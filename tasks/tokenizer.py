@@ -62,7 +62,11 @@ class TrainTokenizer(Task):
         if found < self.vocab_size:
             ctx.log(f"warning: the text gives {found:,} tokens, not the {self.vocab_size:,} of vocab_size")
         info = measure(tokenizer, folder)
-        info |= {"kind": self.kind, "requested_vocab_size": self.vocab_size, "lowercase": self.kind == "wordpiece" and self.lowercase}
+        info |= {
+            "kind": self.kind,
+            "requested_vocab_size": self.vocab_size,
+            "lowercase": self.kind == "wordpiece" and self.lowercase,
+        }
         tokenizer.save(str(ctx.out / "tokenizer.json"), pretty=False)
         (ctx.out / "tokenizer-info.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
         ctx.progress(2, 2, "steps")

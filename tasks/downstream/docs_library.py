@@ -97,7 +97,7 @@ def mask_names(labels: Sequence[str]) -> re.Pattern[str]:
     camel = _either(form for name in short for form in (name.capitalize(), name.upper()))
     tail = r"(?:['’]s)?(?:\.\w+)*"
     return re.compile(
-        rf"(?:\w*(?i:{long})\w*"  # a long name anywhere in an identifier
+        rf"(?:\b\w*?(?i:{long})\w*"  # a long name anywhere in an identifier
         rf"|(?<![A-Za-z0-9])(?i:{words})(?![A-Za-z0-9])"  # a short one as a word, also between underscores
         rf"|(?<![A-Z]){camel}(?=[A-Z])\w*){tail}"  # or as a part of CamelCase
     )

@@ -1,6 +1,6 @@
 """`docs-parameter-type`: extractive question answering over parameter lists, in SQuAD's form.
 
-- question: What type is parameter axis of median?
+- question: What type is parameter axis?
 - context: a : array_like Input array … axis : {int, None} Axis along which … out : ndarray …
 - answer: {int, None}
 """
@@ -15,8 +15,9 @@ from typing import Any
 from tasks.downstream.docs_text import Doc, apart, documents, need_rows
 from tasks.downstream.spec import Downstream, Row, Splits, rank
 
-_CONTEXT = 220  # characters of a window, at most
+_CONTEXT = 140  # characters of a window, at most
 _ANSWER = 48  # characters; longer types are enumerations rather than types
+_FORMS = (" : ", ": ", " (", "(")  # between a parameter's name and its type
 _FEWEST = 2  # parameters a window must show: with one there is nothing to find
 # "int, optional", "float, default=1.0", "bool (default: True)", "str, *optional*, defaults to None": the type alone.
 _EXTRA = re.compile(r"[,;]?\s*(\*?optional\*?|\(?defaults?\b|\(optional|keyword[- ]only|by default).*$", re.IGNORECASE)
@@ -64,10 +65,9 @@ def _row(doc: Doc, seed: int) -> Row | None:
     name, _, start, answer = spots[asked]
     if len({text for _, _, at, text in spots if low <= at < high}) < _FEWEST or shown < _FEWEST:
         return None  # every parameter in sight has the same type: nothing to find
-    subject = doc.object.rsplit(".", 1)[-1] or doc.module.rsplit(".", 1)[-1]
     return Row(
         doc.id,
-        f"What type is parameter {name} of {subject}?",
+        f"What type is parameter {name}?",
         flat[low:high],
         answers=(answer,),
         answer_starts=(start - low,),
@@ -83,12 +83,19 @@ def _spots(doc: Doc) -> tuple[str, list[tuple[str, int, int, str]]]:
         answer = bare_type(" ".join(stated.split()))
         if not answer or len(answer) > _ANSWER or "," in name:
             continue
-        found = re.compile(rf"(?<!\w){re.escape(name)} ?(?:: ?|\(){re.escape(answer)}").search(flat, at)
-        if found is None:
+        found = min((p for form in _FORMS if (p := _find(flat, name + form + answer, at)) >= 0), default=-1)
+        if found < 0:
             continue
-        spots.append((name.lstrip("*"), found.start(), found.end() - len(answer), answer))
-        at = found.end()
+        at = found + max(len(name + form + answer) for form in _FORMS if flat.startswith(name + form + answer, found))
+        spots.append((name.lstrip("*"), found, at - len(answer), answer))
     return flat, spots
+
+
+def _find(flat: str, text: str, at: int) -> int:
+    """Place of `text` from `at` on that does not begin inside a word; -1 where there is none."""
+    while (at := flat.find(text, at)) > 0 and (flat[at - 1].isalnum() or flat[at - 1] == "_"):
+        at += 1
+    return at
 
 
 def _window(flat: str, spots: list[tuple[str, int, int, str]], asked: int, choice: int) -> tuple[int, int, int] | None:

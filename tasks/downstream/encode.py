@@ -194,7 +194,8 @@ class Batches:
     """The stream of training batches: which features make step t is a pure function of (seed, t).
 
     An epoch is a permutation, cut into stretches of `GROUPED_BATCHES` batches that are sorted by length;
-    the batches of an epoch then come in a shuffled order. The last batch of an epoch may be smaller.
+    the batches of an epoch then come in a shuffled order. Where the rows do not fill all batches, some are
+    smaller by a row or few, so that no batch is left with too few rows to share among workers.
     """
 
     features: Sequence[Feature]
@@ -226,7 +227,7 @@ class Batches:
         for low in range(0, len(order), stretch):
             part = order[low : low + stretch]
             part = part[np.argsort(lengths[part], kind="stable")]
-            batches += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
+            batches += np.array_split(part, -(-len(part) // self.batch_size))
         return [batches[i] for i in draw.permutation(len(batches))]
 
 

@@ -65,7 +65,9 @@ class Objective:
                     "train the tokenizer with another kind",
                 )
 
-    def draw(self, tokens_BL: np.ndarray, seed: int, epochs_B: np.ndarray, indices_B: np.ndarray) -> dict[str, np.ndarray]:
+    def draw(
+        self, tokens_BL: np.ndarray, seed: int, epochs_B: np.ndarray, indices_B: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Examples from packed sequences.
 
         Args:

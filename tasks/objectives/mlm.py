@@ -44,9 +44,13 @@ class MaskedLanguageModel(Objective):
         self.mask_rate = float(settings["mask_rate"])
         self.max_predictions = int(settings["max_predictions"]) or 1 << 30
         self.whole_word = bool(settings["whole_word"])
-        self.replacements = vocabulary.ordinary if settings["random_token"] == "ordinary" else np.arange(vocabulary.size)
+        self.replacements = (
+            vocabulary.ordinary if settings["random_token"] == "ordinary" else np.arange(vocabulary.size)
+        )
 
-    def draw(self, tokens_BL: np.ndarray, seed: int, epochs_B: np.ndarray, indices_B: np.ndarray) -> dict[str, np.ndarray]:
+    def draw(
+        self, tokens_BL: np.ndarray, seed: int, epochs_B: np.ndarray, indices_B: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """See `Objective.draw`. Returns input_ids, labels int64 [B, L] and attention_mask bool [B, L]."""
         attention_mask = tokens_BL != self.vocabulary.pad
         candidate = self._candidate[tokens_BL]

@@ -196,12 +196,19 @@ def missing_field(wanted: str, fields: Iterable[str]) -> str:
 
 
 def _scalar(value: Any) -> bool:
-    return isinstance(value, bool | int) or (isinstance(value, float) and value == value and abs(value) != float("inf")) or (
-        isinstance(value, str) and len(value) <= 1000
+    return (
+        isinstance(value, bool | int)
+        or (isinstance(value, float) and value == value and abs(value) != float("inf"))
+        or (isinstance(value, str) and len(value) <= 1000)
     )
 
 
 def _kind(value: Any) -> str:
-    return {type(None): "null", dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}.get(
-        type(value), type(value).__name__
-    )
+    return {
+        type(None): "null",
+        dict: "an object",
+        list: "a list",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }.get(type(value), type(value).__name__)

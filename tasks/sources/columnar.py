@@ -59,4 +59,6 @@ def _documents(batches: Any, schema: Any, part: Part, options: ReadOptions, tall
 
 
 def _broken(part: Part, kind: str, error: Exception) -> BadData:
-    return BadData(f"{part.at}: not a readable {kind} file: {error}", "write the file again, or give its true format=NAME")
+    return BadData(
+        f"{part.at}: not a readable {kind} file: {error}", "write the file again, or give its true format=NAME"
+    )

@@ -22,7 +22,8 @@ class Csv(Source):
 
         def text_lines() -> Iterator[str]:
             nonlocal at
-            for at, line in lines(stream, part.name, options, tally):
+            for number, line in lines(stream, part.name, options, tally):
+                at = number
                 yield line.replace("\0", "") + "\n"
 
         before = csv.field_size_limit(_LONGEST_FIELD)

@@ -73,7 +73,7 @@ def _split(numbered: Iterator[tuple[int, str]], rule: str) -> Iterator[tuple[int
             continue
         if not held:
             first = number
-        held.append(line)
+        held.append(line.rstrip())
         chars += len(line) + 1
     if held:
         yield first, "\n".join(held).strip()

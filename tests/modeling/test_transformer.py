@@ -5,7 +5,8 @@ import torch
 
 from modeling.errors import ConfigError
 from modeling.heads import MaskedLM
-from modeling.transformer import PRESETS, Transformer, TransformerConfig, preset, rotary_angles, rotate
+from modeling.kernels import rotate
+from modeling.transformer import PRESETS, Transformer, TransformerConfig, preset, rotary_turns
 
 SMALL = {"layers": 2, "width": 32, "heads": 4, "ff_width": 48, "max_length": 24, "vocab_size": 100}
 
@@ -102,11 +103,14 @@ def test_position_ids_take_the_place_of_the_order():
 
 def test_rotary_products_depend_on_distance_alone():
     config = TransformerConfig(**SMALL, positions="rotary")
-    cos, sin = rotary_angles(config)
+    turns = rotary_turns(config)
     q, k = torch.randn(8), torch.randn(8)
-    rotated_q, rotated_k = (rotate(x.expand(24, 8), cos, sin) for x in (q, k))
+    rotated_q, rotated_k = (rotate(x.expand(24, 8), turns) for x in (q, k))
     assert torch.allclose(rotated_q[3] @ rotated_k[1], rotated_q[20] @ rotated_k[18], atol=1e-5)
     assert torch.allclose(rotated_q[0], q)
+    angle = 5 * config.rotary_base ** (-2 / 8)  # position 5, pair 1
+    expected = q[2] * torch.tensor(angle).cos() - q[3] * torch.tensor(angle).sin()
+    assert torch.allclose(rotated_q[5, 2], expected, atol=1e-5)
 
 
 def test_zero_init_starts_as_the_identity():

@@ -12,7 +12,8 @@ from tasks.corpus_reader import read_batches
 from tasks.ingest import Ingest
 from tasks.sources import installed_docs
 from tasks.sources.base import Part, ReadOptions, Tally
-from tasks.sources.installed_docs import InstalledDocs, Module, clean, installed, is_prose, modules
+from tasks.sources.docstrings import clean, is_prose
+from tasks.sources.installed_docs import InstalledDocs, Module, installed, modules
 from tests.tasks.stage import digests, run_stage
 
 SOURCE = '''

@@ -117,7 +117,9 @@ def test_budget_specials_and_reconstruction(
 
 
 @settings(max_examples=30, deadline=None)
-@given(order=st.permutations(range(8)), keep=st.integers(1, 8), whole_word=st.booleans(), seed=st.integers(0, 2**63 - 1))
+@given(
+    order=st.permutations(range(8)), keep=st.integers(1, 8), whole_word=st.booleans(), seed=st.integers(0, 2**63 - 1)
+)
 def test_a_sample_is_the_same_in_any_batch(order: list[int], keep: int, whole_word: bool, seed: int) -> None:
     tokens = sequences(3, 8, 40)
     starts = np.random.default_rng(1).random(V) < 0.6
