@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration from ours, and the one-time build of its communication op.
+"""DeepSpeed's configuration from ours.
 
 `engine_config` is where placement becomes a DeepSpeed config: ZeRO stage, and the global batch split
 into ranks × accumulation × micro-batch. It takes plain values, since this package knows no task or model.
@@ -67,19 +67,15 @@ def engine_config(
 
 
 def warm_up() -> None:
-    """Build DeepSpeed's shared-memory op now (about half a minute, once a machine), not inside a first run.
+    """Import torch and DeepSpeed once, so that their bytecode is compiled before a first run (`make env`).
 
-    Raises RuntimeError with the compiler's message where g++ or ninja is missing.
+    Nothing is built: `modeling.engine` keeps DeepSpeed's C++ op for CPUs, which is for inference, switched off.
     """
     import logging
     import os
 
-    import torch
-
-    if torch.cuda.is_available():
-        return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    from deepspeed.accelerator import get_accelerator
+    import deepspeed
 
-    get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+    deepspeed.init_distributed  # noqa: B018 - the import is the point

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -28,9 +29,22 @@ def import_deepspeed() -> ModuleType:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     # Its calls of torch's older collectives warn once a step.
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
-    with redirect_stdout(io.StringIO()):
-        import deepspeed
+    # Its autotuner imports MLflow where it finds it, which takes longer than all the rest.
+    hidden = {"mlflow": None} if "mlflow" not in sys.modules else {}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
+    try:
+        with redirect_stdout(io.StringIO()):
+            import deepspeed
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        # Its one C++ op on CPU, an all-reduce in shared memory for inference, has no use in training, but
+        # costs a compiler at first use, and probing for it runs the linker in every process.
+        import deepspeed.ops
+
+        vars(deepspeed.ops).setdefault("__compatible_ops__", {})
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 

@@ -32,7 +32,6 @@ def main() -> None:
     for module in (cli_run, cli_read, cli_care):
         module.add(app)
 
-
     try:
         app()
     except (UserError, ConfigError) as error:

@@ -102,7 +102,9 @@ def ui(
     store: StoreOption = None,
     tracking: Annotated[str | None, typer.Option("--tracking", metavar="URI", help="Another tracking store.")] = None,
     port: Annotated[int, typer.Option("--port")] = 5000,
-    host: Annotated[str, typer.Option("--host", help="Keep to localhost unless you know who can reach it.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Keep to localhost unless you know who can reach it.")
+    ] = "127.0.0.1",
 ) -> None:
     """Open MLflow on the runs of the store."""
     from cluster.ui import serve

@@ -46,9 +46,7 @@ def show_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def build(
-    recipe: str, words: list[str] | None, file: str | None, *, label: str | None = None, **settings: Any
-) -> Any:
+def build(recipe: str, words: list[str] | None, file: str | None, *, label: str | None = None, **settings: Any) -> Any:
     """The `Request` of a command line."""
     import os
 

@@ -144,7 +144,9 @@ def why(run: RunArgument, stage: StageArgument, store: StoreOption = None, json:
     if json:
         show_json(found)
         return
-    typer.echo(f"{found['stage']} in {found['run']}: {found['state']}" + (f" ({found['reason']})" if found["reason"] else ""))
+    typer.echo(
+        f"{found['stage']} in {found['run']}: {found['state']}" + (f" ({found['reason']})" if found["reason"] else "")
+    )
     for line in found["changes"]:
         typer.echo(f"  {line}")
     typer.echo(f"now: {found['now']}")

@@ -167,9 +167,7 @@ def _flat(config: dict[str, object]) -> dict[str, str]:
 def rerun(
     run: RunArgument,
     stage: StageArgument,
-    downstream: Annotated[
-        bool, typer.Option("--downstream", help="Make again all that depends on it, too.")
-    ] = False,
+    downstream: Annotated[bool, typer.Option("--downstream", help="Make again all that depends on it, too.")] = False,
     store: StoreOption = None,
     address: AddressOption = None,
     keep_going: KeepGoingOption = False,

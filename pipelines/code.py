@@ -169,7 +169,9 @@ def module_facts(source: str, package: str) -> Facts:
         if _skipped(node) or (index == 0 and _docstring(tree.body)):
             continue
         if _is_registry(node):
-            definitions.update({name: {"parts": {name: "registry"}, "refs": [], "imports": {}} for name in _bound(node)})
+            definitions.update(
+                {name: {"parts": {name: "registry"}, "refs": [], "imports": {}} for name in _bound(node)}
+            )
             continue
         bound = _bound(node)
         nested = _imports(node, package)
@@ -178,10 +180,10 @@ def module_facts(source: str, package: str) -> Facts:
             continue
         if isinstance(node, ast.If | ast.Try) and nested:  # guarded imports: `try: import x`
             imports.update(nested)
-        entry = {"parts": _parts(node), "refs": _references(node), "imports": nested}
+        entry: Facts = {"parts": _parts(node), "refs": _references(node), "imports": nested}
         for name in bound:
             if name in definitions:  # bound twice: both statements count
-                old = definitions[name]
+                old: Facts = definitions[name]
                 entry = {
                     "parts": {name: _digest(json.dumps([old["parts"], entry["parts"]], sort_keys=True))},
                     "refs": sorted({*old["refs"], *entry["refs"]}),
@@ -351,9 +353,7 @@ class CodeIndex:
         self._closures[root] = found
         return found
 
-    def _resolve(
-        self, module: str, facts: Facts, refs: Iterable[str], nested: Mapping[str, list[str]]
-    ) -> list[str]:
+    def _resolve(self, module: str, facts: Facts, refs: Iterable[str], nested: Mapping[str, list[str]]) -> list[str]:
         """References of a definition as `module:name` items."""
         imports = {**facts["imports"], **nested}
         items: list[str] = []

@@ -7,6 +7,7 @@ values that a `scale=` stands for; a later source overrides an earlier one, key 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
@@ -124,7 +125,9 @@ def _import_file(path: Path) -> Any:
     """Import a user's file under its own name, so that workers can import it too."""
     name = path.stem
     if name in PACKAGES or name in sys.stdlib_module_names:
-        raise BadConfig(f"{path}: a recipe file may not be called {name}.py", f"a module named {name} exists; rename it")
+        raise BadConfig(
+            f"{path}: a recipe file may not be called {name}.py", f"a module named {name} exists; rename it"
+        )
     if not name.isidentifier():
         raise BadConfig(f"{path}: {name!r} is not a Python module name", "use letters, digits and underscores")
     loaded = sys.modules.get(name)
@@ -182,25 +185,29 @@ def validate(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 def parse_word(word: str) -> dict[str, Any]:
     """`pretrain.steps=200` as {"pretrain": {"steps": 200}}; values are YAML (`[a,b]`, `true`, `1e-3`)."""
-    import yaml
-
     key, equals, text = word.partition("=")
     if not equals or not key or not all(part.isidentifier() for part in key.split(".")):
         raise BadConfig(f"{word!r} is not of the form key=value", "for instance pretrain.steps=200")
+    value = _parse_value(text)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    found: dict[str, Any] = value
+    return found
+
+
+def _parse_value(text: str) -> Any:
+    import yaml
+
     try:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
-        value = text
-    if isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 as text
-            value = float(value) if any(c.isdigit() for c in value) and "_" not in value else value
-        except ValueError:
-            pass
-    elif value is None or not isinstance(value, int | float | bool | list | dict):
-        value = text if value is not None else None
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+        return text
+    if isinstance(value, str) and any(c.isdigit() for c in value) and "_" not in value:
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
+            return float(value)
+    if value is None or isinstance(value, str | int | float | bool | list | dict):
+        return value
+    return text  # a date, say, is text here
 
 
 def _read_yaml(file: str) -> dict[str, Any]:
@@ -209,13 +216,17 @@ def _read_yaml(file: str) -> dict[str, Any]:
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"--config {file}: {getattr(error, 'strerror', None) or error}", "give a readable YAML file") from None
+        raise BadConfig(
+            f"--config {file}: {getattr(error, 'strerror', None) or error}", "give a readable YAML file"
+        ) from None
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise BadConfig(f"--config {file} is not YAML: {str(error).splitlines()[0]}", "correct it") from None
     if not isinstance(values, dict):
-        raise BadConfig(f"--config {file} holds a {type(values).__name__}, not keys and values", "write key: value lines")
+        raise BadConfig(
+            f"--config {file} holds a {type(values).__name__}, not keys and values", "write key: value lines"
+        )
     return values
 
 

@@ -68,6 +68,10 @@ def print_status(found: dict[str, Any], console: Console) -> None:
         seconds = stage.get("seconds") if state in ("done", "cached") else None
         colour = COLOURS.get(state, "")
         table.add_row(
-            escape(stage["stage"]), f"[{colour}]{state}[/]", duration(seconds), str(stage.get("attempt") or ""), escape(what)
+            escape(stage["stage"]),
+            f"[{colour}]{state}[/]",
+            duration(seconds),
+            str(stage.get("attempt") or ""),
+            escape(what),
         )
     console.print(table)

@@ -88,7 +88,9 @@ class Executor:
         self.facts = facts or {}
         self.owner = Owner.here(record.name)
         self.live = {
-            name: Live(step.node, runtime=step.node.task.runtime, forced=step.state != CACHED and step.manifest is not None)
+            name: Live(
+                step.node, runtime=step.node.task.runtime, forced=step.state != CACHED and step.manifest is not None
+            )
             for name, step in plan.steps.items()
         }
         self.tickets: dict[int, str] = {}
@@ -146,6 +148,11 @@ class Executor:
     def _waiting(self) -> bool:
         return any(live.state in ("waiting", "pending") for live in self.live.values()) and bool(self._ready)
 
+    def take(self, events: list[Event]) -> None:
+        """Take several events, as an inline pool hands them over."""
+        for event in events:
+            self.event(event)
+
     def event(self, event: Event) -> None:
         """Take a stage's progress or metric."""
         name = event["stage"]
@@ -182,7 +189,11 @@ class Executor:
             cpus, gpus = demand(live.runtime)
             several = several or live.runtime.workers > 1
             limit = self.pool.slots if several else window
-            full = bool(self.tickets) and self.pool.fixed and (used_cpus + cpus > limit or (gpus and used_gpus + gpus > self.pool.gpus))
+            full = (
+                bool(self.tickets)
+                and self.pool.fixed
+                and (used_cpus + cpus > limit or (gpus and used_gpus + gpus > self.pool.gpus))
+            )
             if full:  # no small stage may overtake: the big one would starve
                 later.extend(queue[position:])
                 break

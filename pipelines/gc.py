@@ -29,7 +29,9 @@ def collect(store: Store, *, delete: bool, forget: Iterable[str] = ()) -> dict[s
         if record.name in forgotten and record.state() == "running":
             raise UserError(f"run {record.name} is at work", "cancel it first")
     kept_records = [r for r in records if r.name not in forgotten]
-    reached = _closure(store, {e["key"] for r in kept_records for e in r.status.get("stages", {}).values() if "key" in e})
+    reached = _closure(
+        store, {e["key"] for r in kept_records for e in r.status.get("stages", {}).values() if "key" in e}
+    )
     reached |= _closure(store, _registered(store, records))
     busy = {e["key"] for r in kept_records if r.state() == "running" for e in r.status["stages"].values()}
     items: list[dict[str, Any]] = []
@@ -92,7 +94,7 @@ def _closure(store: Store, keys: set[str]) -> set[str]:
 
 
 def _registered(store: Store, records: Iterable[RunRecord]) -> set[str]:
-    uris = {r.info.get("tracking") for r in records} - {None, TRACKING_OFF}
+    uris = {str(r.info["tracking"]) for r in records if r.info.get("tracking") not in (None, TRACKING_OFF)}
     if not uris:
         return set()
     from cluster.tracking import registered_keys

@@ -40,9 +40,7 @@ class Pipeline:
         register: models to put into the registry.
     """
 
-    def __init__(
-        self, targets: Any, *, report: Task | None = None, register: Sequence[Registration] = ()
-    ) -> None:
+    def __init__(self, targets: Any, *, report: Task | None = None, register: Sequence[Registration] = ()) -> None:
         self.targets = tuple(_flatten(targets))
         self.report = report
         self.register = tuple(register)
@@ -156,9 +154,7 @@ class Graph:
     def _free_name(self, task: Task) -> str:
         base = _base_name(task)
         if task.name and base in self.nodes:
-            raise BadConfig(
-                f"two different stages are named {base!r}", "give each stage of the recipe its own name=…"
-            )
+            raise BadConfig(f"two different stages are named {base!r}", "give each stage of the recipe its own name=…")
         name, n = base, 2
         while name in self.nodes:
             name, n = f"{base}-{n}", n + 1

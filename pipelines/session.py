@@ -167,7 +167,9 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
     try:
         store.write_json("about.json", {"format": 1, "made_by": "triptych"})
     except OSError as error:
-        raise Unreachable(f"the store {store.url} cannot be written: {error.strerror or error}", "choose another --store") from None
+        raise Unreachable(
+            f"the store {store.url} cannot be written: {error.strerror or error}", "choose another --store"
+        ) from None
     tracked = Tracked.open(request.tracking, store, request.recipe)  # an unreachable server stops us here
     stages = {
         name: {"state": "pending", "task": s.node.identity.task, "key": s.node.key, "inputs": s.node.parents}
@@ -220,9 +222,7 @@ def _named(store: Store, name: str) -> RunRecord | None:
     return RunRecord.load(store, name) if store.exists(f"runs/{name}/run.json") else None
 
 
-def _execute(
-    request: Request, store: Store, plan: Plan, record: RunRecord, tracked: Any, watcher: Watcher
-) -> str:
+def _execute(request: Request, store: Store, plan: Plan, record: RunRecord, tracked: Any, watcher: Watcher) -> str:
     from pipelines.executor import Executor
 
     tracked.begin(record, plan)
@@ -257,7 +257,7 @@ def _pool(request: Request, store: Store, holder: list[Any]) -> Iterator[Any]:
             "use a folder or an object store, or leave --address out",
         )
     if store.in_process or request.address == "inline":
-        yield InlinePool(store, lambda events: [holder[0].event(e) for e in events])
+        yield InlinePool(store, lambda events: holder[0].take(events))
         return
     from cluster.connect import connect, shutdown
 

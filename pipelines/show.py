@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -57,13 +56,19 @@ def print_manifest(store: Store, manifest: dict[str, Any]) -> None:
     console = Console()
     timings = manifest.get("timings", {})
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timings.get("started", 0)))
-    console.print(f"[bold]{escape(manifest['stage'])}[/]  {manifest['task']}  makes a {manifest['kind']}", highlight=False)
+    console.print(
+        f"[bold]{escape(manifest['stage'])}[/]  {manifest['task']}  makes a {manifest['kind']}", highlight=False
+    )
     console.print(f"key      {manifest['key']}", highlight=False)
-    console.print(f"made     {made} in {duration(timings.get('seconds'))} by run {manifest.get('run')}", highlight=False)
+    console.print(
+        f"made     {made} in {duration(timings.get('seconds'))} by run {manifest.get('run')}", highlight=False
+    )
     console.print(f"folder   {store.url.rstrip('/')}/{manifest['folder']}", highlight=False, soft_wrap=True)
     git = manifest.get("git") or {}
     if git:
-        console.print(f"code     {git.get('commit', '')[:12]}{' with changes' if git.get('dirty') else ''}", highlight=False)
+        console.print(
+            f"code     {git.get('commit', '')[:12]}{' with changes' if git.get('dirty') else ''}", highlight=False
+        )
     for name, value in manifest.get("inputs", {}).items():
         console.print(f"input    {name}: {value if isinstance(value, str) else ', '.join(value)}", highlight=False)
     for title in ("config", "metrics", "timings"):
@@ -85,5 +90,3 @@ def print_manifest(store: Store, manifest: dict[str, Any]) -> None:
         console.print("[bold]a look inside[/]")
         for line in lines:
             console.print(line, highlight=False)
-
-

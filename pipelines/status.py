@@ -86,7 +86,7 @@ def explain_stage(store: Store, record: RunRecord, stage: str, rebuild: Callable
 
     name = near_stage(record, stage)
     entry = record.status["stages"][name]
-    planned = next((s for s in record.info.get("plan_steps") or [] if s["stage"] == name), {})
+    planned: dict[str, Any] = next((s for s in record.info.get("plan_steps") or [] if s["stage"] == name), {})
     found: dict[str, Any] = {
         "run": record.name,
         "stage": name,
@@ -128,9 +128,7 @@ def compare(store: Store, first: RunRecord, second: RunRecord) -> dict[str, Any]
             lines += [f"code {line}" for line in code_differences(old["code"], new["code"])]
             if old["inputs"] != new["inputs"]:
                 lines.append("inputs differ")
-        lines += [
-            f"metric {line}" for line in differences(a[name].get("metrics") or {}, b[name].get("metrics") or {})
-        ]
+        lines += [f"metric {line}" for line in differences(a[name].get("metrics") or {}, b[name].get("metrics") or {})]
         if a[name].get("state") != b[name].get("state"):
             lines.append(f"state {a[name].get('state')} -> {b[name].get('state')}")
         if lines:

@@ -31,14 +31,14 @@ def stage_code(import_paths: Iterable[Path | str] = (), recipe_file: Path | None
     folder = Path(tempfile.mkdtemp(prefix="triptych-code-"))
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=SKIPPED)
-    for path in map(Path, import_paths):
-        files = [p for p in path.glob("*.py") if p.stem not in PACKAGES]
-        packages = [p.parent for p in path.glob("*/__init__.py") if p.parent.name not in (*PACKAGES, "tests")]
-        for file in files:
-            shutil.copy2(file, folder / file.name)
-        for package in packages:
-            if not (folder / package.name).exists():
-                shutil.copytree(package, folder / package.name, ignore=SKIPPED)
+    for place in import_paths:
+        for file in Path(place).glob("*.py"):
+            if file.stem not in PACKAGES:
+                shutil.copy2(file, folder / file.name)
+        for init in Path(place).glob("*/__init__.py"):
+            own = init.parent
+            if own.name not in (*PACKAGES, "tests") and not (folder / own.name).exists():
+                shutil.copytree(own, folder / own.name, ignore=SKIPPED)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     if size > MOST_BYTES:
         shutil.rmtree(folder)

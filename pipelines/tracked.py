@@ -228,7 +228,11 @@ class Tracked:
                 source_uri=f"{store.url.rstrip('/')}/{made['folder']}",
                 params=flat(made.get("config", {})),
                 metrics=numbers({**made.get("metrics", {}), **metrics}),
-                tags={"triptych.key": made["key"], "triptych.run": str(made.get("run", "")), "triptych.store": store.url},
+                tags={
+                    "triptych.key": made["key"],
+                    "triptych.run": str(made.get("run", "")),
+                    "triptych.store": store.url,
+                },
                 register_as=registration.name,
             )
 

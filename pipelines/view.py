@@ -27,7 +27,11 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
     status, info = record.status, record.info
     entries = status.get("stages", {})
     manifests = store.manifests({e["key"] for e in entries.values() if e.get("key")})
-    made = {n: manifests[e["key"]] for n, e in entries.items() if e.get("state") in ("done", "cached") and e["key"] in manifests}
+    made = {
+        n: manifests[e["key"]]
+        for n, e in entries.items()
+        if e.get("state") in ("done", "cached") and e["key"] in manifests
+    }
     started = status.get("started", 0.0)
     view: dict[str, Any] = {
         "run": {
@@ -49,7 +53,12 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
     for name, manifest in made.items():
         kind = manifest.get("kind", "")
         view["provenance"].append(
-            {"stage": name, "key": manifest["key"], "code": manifest.get("code", {}), "inputs": manifest.get("inputs", {})}
+            {
+                "stage": name,
+                "key": manifest["key"],
+                "code": manifest.get("code", {}),
+                "inputs": manifest.get("inputs", {}),
+            }
         )
         if kind in SMALL_FILES and (found := _read(store, manifest, SMALL_FILES[kind])) is not None:
             if kind == "report":

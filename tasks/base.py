@@ -117,13 +117,17 @@ class Context(Protocol):
 
     out: Path
     """Empty local folder; its files become the artifact."""
-    scratch: Path
-    """Local folder that outlives crashes and attempts of this key; for checkpoints."""
-    work: Path
-    """Local temporary folder of this attempt; deleted afterwards."""
     runtime: Runtime
     attempt: int
     """0 for the first try; grows when the executor tries again."""
+
+    @property
+    def scratch(self) -> Path:
+        """Local folder that outlives crashes and attempts of this key; for checkpoints."""
+
+    @property
+    def work(self) -> Path:
+        """Local temporary folder of this attempt; deleted afterwards."""
 
     def input(self, field: str) -> Artifact:
         """The artifact behind an edge field (files present locally)."""

@@ -61,7 +61,9 @@ def finetune_all(
     best: list[Registration] = []
     for task in tasks:
         changed = dict(settings.of.get(task, {}))
-        own = {n: changed.pop(n, getattr(settings, n)) for n in ("length_tokens", "train_examples", "validation_examples")}
+        own = {
+            n: changed.pop(n, getattr(settings, n)) for n in ("length_tokens", "train_examples", "validation_examples")
+        }
         loop = FinetuneLoop.model_validate({**settings.loop.model_dump(), **changed})
         by_corpus = needs_corpus(task)
         data = LabelledData(

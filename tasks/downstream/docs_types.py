@@ -30,15 +30,21 @@ class DocsParameterType(Downstream):
         return True
 
     def build(self, corpus: Path, seed: int) -> tuple[Splits, dict[str, Any]]:
-        """One row a docstring: a window with at least two parameters, and a question on one of them.
+        """A window of each docstring with two parameters or more, and a question on each of them, as in SQuAD.
 
-        Which window and which parameter is a pure function of (seed, document).
+        Several questions on one text make the question count: who only looks for something like a type
+        is right on one of them. Which window is a pure function of (seed, document).
         """
-        splits: Splits = {
-            split: [row for doc in documents(corpus, split, self.name) if (row := _row(doc, seed))]
-            for split in ("train", "validation")
-        }
-        notes: dict[str, Any] = dict(apart(splits, "text_b"))
+        asked: dict[str, list[Row]] = {}
+        windows: Splits = {}
+        for split in ("train", "validation"):
+            windows[split] = []
+            for doc in documents(corpus, split, self.name):
+                if rows := questions(doc, seed):
+                    asked[doc.id] = rows
+                    windows[split].append(Row(doc.id, "", rows[0].text_b))
+        notes: dict[str, Any] = dict(apart(windows, "text_b"))
+        splits = {split: [row for window in found for row in asked[window.id]] for split, found in windows.items()}
         need_rows(self.name, splits)
         return splits, notes
 
@@ -52,26 +58,28 @@ def bare_type(text: str) -> str:
     return _EXTRA.sub("", text).strip(" ,;")
 
 
-def _row(doc: Doc, seed: int) -> Row | None:
+def questions(doc: Doc, seed: int) -> list[Row]:
+    """The questions on one window of a docstring; none where no window shows two parameters of different types.
+
+    A window begins at a parameter's name and ends at a word. Rows are named `document#parameter`.
+    """
     flat, spots = _spots(doc)
-    if len(spots) < _FEWEST:
-        return None
-    choice = rank(seed, doc.id)
-    asked = choice % len(spots)
-    window = _window(flat, spots, asked, choice)
-    if window is None:
-        return None
-    low, high, shown = window
-    name, _, start, answer = spots[asked]
-    if len({text for _, _, at, text in spots if low <= at < high}) < _FEWEST or shown < _FEWEST:
-        return None  # every parameter in sight has the same type: nothing to find
-    return Row(
-        doc.id,
-        f"What type is parameter {name}?",
-        flat[low:high],
-        answers=(answer,),
-        answer_starts=(start - low,),
-    )
+    fitting = []
+    for low in (spot[1] for spot in spots):
+        high = low + _CONTEXT
+        if high < len(flat):
+            high = max(low, flat.rfind(" ", low, high + 1))
+        shown = [spot for spot in spots if low <= spot[1] and spot[2] + len(spot[3]) <= high]
+        if len({answer for *_, answer in shown}) >= _FEWEST:
+            fitting.append((low, high, shown))
+    if not fitting:
+        return []
+    low, high, shown = fitting[rank(seed, doc.id) % len(fitting)]
+    context = flat[low:high]
+    return [
+        Row(f"{doc.id}#{name}", f"What type is parameter {name}?", context, None, (answer,), (start - low,))
+        for name, _, start, answer in shown
+    ]
 
 
 def _spots(doc: Doc) -> tuple[str, list[tuple[str, int, int, str]]]:
@@ -96,25 +104,6 @@ def _find(flat: str, text: str, at: int) -> int:
     while (at := flat.find(text, at)) > 0 and (flat[at - 1].isalnum() or flat[at - 1] == "_"):
         at += 1
     return at
-
-
-def _window(flat: str, spots: list[tuple[str, int, int, str]], asked: int, choice: int) -> tuple[int, int, int] | None:
-    """(start, end, parameters shown) of a window around parameter `asked`, beginning at a parameter's name.
-
-    Begins at one of the parameters from which the asked type still fits, by `choice`, so that the
-    answer may stand anywhere in it.
-    """
-    _, _, at, answer = spots[asked]
-    end = at + len(answer)
-    firsts = [p for p in range(asked + 1) if end - spots[p][1] <= _CONTEXT]
-    if not firsts:
-        return None
-    first = firsts[(choice >> 32) % len(firsts)]
-    low = spots[first][1]
-    high = min(len(flat), low + _CONTEXT)
-    if high < len(flat):  # end at a word
-        high = max(end, flat.rfind(" ", low, high))
-    return low, high, sum(low <= spot[1] and spot[2] + len(spot[3]) <= high for spot in spots)
 
 
 DOCS_PARAMETER_TYPE = DocsParameterType(

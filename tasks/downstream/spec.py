@@ -69,9 +69,10 @@ def rank(*parts: object) -> int:
 def choose(rows: Sequence[Row], count: int, seed: int, balanced: bool = False) -> list[Row]:
     """`count` rows (0: all) in a shuffled order that is a pure function of (seed, ids).
 
-    Fewer rows are always a subset of more. `balanced` takes as many of each label, as far as they go.
+    Fewer rows are always a subset of more. Rows with the same id up to a `#` (questions on one text) stay
+    together. `balanced` takes as many of each label, as far as they go.
     """
-    ordered = sorted(rows, key=lambda row: (rank(seed, row.id), row.id))
+    ordered = sorted(rows, key=lambda row: (rank(seed, row.id.partition("#")[0]), row.id))
     if not count or count >= len(ordered):
         return ordered
     if not balanced:

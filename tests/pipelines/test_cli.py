@@ -45,10 +45,15 @@ def check_error(done: Any, code: int, *said: str) -> None:
         (("status", "nothing"), ["no run 'nothing'"]),
         (("status", "../../etc"), ["is not the name of a run"]),
         (("why", "nothing", "train"), ["no run 'nothing'"]),
-        (("run", TOY, "source=text.txt", "placement.workers=64", "tracking=off"), ["asks for 64 CPU cores", "placement"]),
+        (
+            ("run", TOY, "source=text.txt", "placement.workers=64", "tracking=off"),
+            ["asks for 64 CPU cores", "placement"],
+        ),
     ],
 )
-def test_a_wrong_call_is_named_with_its_remedy(command: Any, text: Path, words: tuple[str, ...], said: list[str]) -> None:
+def test_a_wrong_call_is_named_with_its_remedy(
+    command: Any, text: Path, words: tuple[str, ...], said: list[str]
+) -> None:
     check_error(command(*words), 2, *[part for part in said if part != "--"])
 
 
@@ -104,7 +109,9 @@ def test_accept_keeps_the_artifact_after_a_change_of_code(command: Any, tmp_path
     base = ["toy.py:toy", f"source={text}", "tracking=off", "--store", "store", "--address", "inline"]
     assert command("run", *base).returncode == 0
     code = (tmp_path / "toy_counters.py").read_text()
-    (tmp_path / "toy_counters.py").write_text(code.replace("dict(Counter(text.split()))", "dict(Counter(text.split(None)))"))
+    (tmp_path / "toy_counters.py").write_text(
+        code.replace("dict(Counter(text.split()))", "dict(Counter(text.split(None)))")
+    )
     planned = json.loads(command("plan", *base[:-2], "--json").stdout)
     by_name = {s["stage"]: s for s in planned["stages"]}
     assert by_name["count-words"]["changes"] == ["code toy_counters:words changed"]
@@ -158,9 +165,25 @@ def test_bad_corpora_stop_the_stage_with_a_clear_message(
 
 def test_help_lists_every_command_of_the_contract(command: Any) -> None:
     text = command("--help").stdout
-    for name in (
-        "run plan submit status logs cancel rerun why accept show diff verify repro gc report ui recipes".split()
-    ):
+    for name in [
+        "run",
+        "plan",
+        "submit",
+        "status",
+        "logs",
+        "cancel",
+        "rerun",
+        "why",
+        "accept",
+        "show",
+        "diff",
+        "verify",
+        "repro",
+        "gc",
+        "report",
+        "ui",
+        "recipes",
+    ]:
         assert f"  {name} " in text
     settings = json.loads(command("recipes", "bert", "--json").stdout)
     assert settings["pretrain.steps"]["type"] == "int"

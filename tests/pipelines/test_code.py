@@ -36,7 +36,10 @@ class Stage:
     "helper.py": "def scale(x):\n    return x * FACTOR\n\nFACTOR = 2\n\nclass Shape: ...\n\ndef other(): return 0\n",
     "deep/__init__.py": "",
     "deep/inner.py": "def twice(x):\n    return 2 * x\n\ndef thrice(x):\n    return 3 * x\n",
-    "registry.py": 'from modeling.config import Registry\nTHINGS = Registry("thing", {"a": "thing_a:f", "b": "thing_b:f"})\n',
+    "registry.py": """
+from modeling.config import Registry
+THINGS = Registry("thing", {"a": "thing_a:f", "b": "thing_b:f"})
+""",
     "thing_a.py": "def f():\n    return 1\n",
     "thing_b.py": "def f():\n    return 2\n",
 }

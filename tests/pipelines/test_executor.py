@@ -44,7 +44,9 @@ def test_only_what_changed_and_what_depends_on_it_runs_again(toy_run) -> None:
 
 
 def plan_of(tmp_path: Path, text: Path, force: tuple[str, ...] = (), **config: Any) -> Any:
-    request = Request(toy(ToyConfig(source=str(text), **config)), recipe="toy", store=str(tmp_path / "store"), force=force)
+    request = Request(
+        toy(ToyConfig(source=str(text), **config)), recipe="toy", store=str(tmp_path / "store"), force=force
+    )
     return make_plan(request, Store(request.store))
 
 
