@@ -175,9 +175,16 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            # The cleaner of placement groups asks the dashboard, and where there is none it holds every
+            # run up for twelve seconds at its end. The life-line does its work.
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
     per_worker = {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **resources}
     threads = str(max(1, int(cpus)))
-    return DataParallelTrainer(
+    return Trainer(
         _work,
         train_loop_config={"fn": fn, "payload": payload, "address": address, "backend": "nccl" if gpus else "gloo"},
         backend_config=_backend_config(),

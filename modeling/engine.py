@@ -40,6 +40,8 @@ def import_deepspeed() -> ModuleType:
             del sys.modules[name]
 
     if os.environ["DS_ACCELERATOR"] == "cpu":
+        with _eager_decorators():
+            import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
         # Its one C++ op on CPU, an all-reduce in shared memory for inference, has no use in training, but
         # costs a compiler at first use, and probing for it runs the linker in every process.
         import deepspeed.ops
@@ -47,6 +49,16 @@ def import_deepspeed() -> ModuleType:
         vars(deepspeed.ops).setdefault("__compatible_ops__", {})
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
+
+
+@contextmanager
+def _eager_decorators() -> Iterator[None]:
+    """`@torch.compile` as a no-op: DeepSpeed imports a Muon that is decorated with it, and with it the compiler."""
+    compile_, torch.compile = torch.compile, lambda f=None, **_: f if f is not None else lambda g: g  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compile_
 
 
 @contextmanager

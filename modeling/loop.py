@@ -12,6 +12,7 @@ Ranks agree on stopping and on checkpoints because the flags travel with the los
 from __future__ import annotations
 
 import math
+import os
 import resource
 import statistics
 import time
@@ -169,16 +170,17 @@ class _torch_settings:
         self.threads = max(1, int(runtime.cpus))
 
     def __enter__(self) -> None:
-        self.before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        self.before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         keep_freed_memory()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # Filling fresh memory with NaN is for debugging; it costs bandwidth.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        if torch.cuda.is_available():  # CPU kernels are deterministic, and the switch imports torch's compiler
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            # Filling fresh memory with NaN is for debugging; it costs bandwidth.
+            torch.utils.deterministic.fill_uninitialized_memory = False
 
     def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before[0])
-        torch.use_deterministic_algorithms(self.before[1], warn_only=True)
+        torch.set_num_threads(self.before)
 
 
 class _Run:
@@ -293,9 +295,7 @@ class _Run:
         if not math.isfinite(self.grad_norm):
             raise NonFiniteLoss(step, self._samples(step, sample_ids, batch))
         done = time.perf_counter()
-        for part, seconds in zip(
-            self.seconds, (got_data - began, computed - got_data, done - computed), strict=True
-        ):
+        for part, seconds in zip(self.seconds, (got_data - began, computed - got_data, done - computed), strict=True):
             self.seconds[part].append(seconds)
         self.progress.tokens += tokens
         self.progress.labels += labels

@@ -21,6 +21,7 @@ class LoopConfig(Config):
     batch_size: int = Field(32, ge=1, description="sequences per optimizer step, over all workers")
     peak_lr: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(0, ge=0, description="linear warm-up from 0 to peak_lr")
+    warmup_share: float = Field(0.0, ge=0, le=1, description="the same as a share of steps; not both")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     final_lr_fraction: float = Field(0.0, ge=0, le=1, description="learning rate at the end / peak_lr")
     betas: tuple[float, float] = (0.9, 0.98)
@@ -38,21 +39,29 @@ class LoopConfig(Config):
                 f"warmup_steps {self.warmup_steps} is more than steps {self.steps}",
                 "the learning rate would never reach its peak: lower warmup_steps",
             )
+        if self.warmup_steps and self.warmup_share:
+            raise ConfigError("warmup_steps and warmup_share are both given", "give one of them; set the other to 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas {self.betas}: expected two numbers from 0 to below 1")
         return self
 
 
+def warmup(loop: LoopConfig) -> int:
+    """Steps of linear warm-up."""
+    return loop.warmup_steps or round(loop.warmup_share * loop.steps)
+
+
 def learning_rate(loop: LoopConfig, step: int) -> float:
     """Learning rate of optimizer step `step` (0-based).
 
-    Warm-up reaches the peak at step warmup_steps − 1; decay ends just above the final value at the
+    Warm-up over w steps reaches the peak at step w − 1; decay ends just above the final value at the
     last step, so no step is spent on a learning rate of zero.
     """
-    if step < loop.warmup_steps:
-        return loop.peak_lr * (step + 1) / loop.warmup_steps
+    warm = warmup(loop)
+    if step < warm:
+        return loop.peak_lr * (step + 1) / warm
     if loop.schedule == "constant":
         return loop.peak_lr
-    done = (step - loop.warmup_steps) / max(1, loop.steps - loop.warmup_steps)
+    done = (step - warm) / max(1, loop.steps - warm)
     left = 1 - done if loop.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return loop.peak_lr * (loop.final_lr_fraction + (1 - loop.final_lr_fraction) * left)

@@ -196,10 +196,12 @@ class Transformer(nn.Module):
 
 
 def init_weights(module: nn.Module, std: float) -> None:
-    """Normal(0, std) for matrices, zero for biases, as BERT. Truncation at 2 std as in its code."""
+    """Normal(0, std) for matrices, zero for biases.
+
+    BERT's code cuts the normal at two deviations, which changes nothing measurable and takes minutes for
+    large models.
+    """
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-

@@ -169,10 +169,14 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = No
         _merge(given, parse_word(word))
     scaled = getattr(kind, "scaled", None)
     base: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():  # what a recipe's own defaults set stays under a partial override
+        if isinstance(field.default, BaseModel):
+            base[name] = field.default.model_dump(exclude_unset=True)
     if scaled is not None:
         scale = given.get("scale", kind.model_fields["scale"].get_default())
-        base = dict(scaled(scale)) if isinstance(scale, str) else {}
-    return validate(kind, _merged(base, given))
+        _merge(base, scaled(scale) if isinstance(scale, str) else {})
+    _merge(base, given)
+    return validate(kind, base)
 
 
 def validate(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -231,18 +235,15 @@ def _read_yaml(file: str) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Put `values` over `into`, section by section. A preset replaces a section; fields after it change it."""
     for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+        before = into.get(key)
+        if isinstance(value, Mapping) and isinstance(before, str):
+            before = into[key] = {"preset": before}
+        if isinstance(value, Mapping) and isinstance(before, dict) and "preset" not in value:
+            _merge(before, value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    _merge(result, base)
-    _merge(result, over)
-    return result
+            into[key] = {**value} if isinstance(value, Mapping) else value
 
 
 def _message(error: ValidationError, kind: type[BaseModel] | None) -> str:

@@ -59,7 +59,7 @@ class FinetuneLoop(Config):
             steps=steps,
             batch_size=min(self.batch_size, examples),
             peak_lr=self.peak_lr,
-            warmup_steps=round(self.warmup_share * steps),
+            warmup_share=self.warmup_share,
             schedule=self.schedule,
             betas=self.betas,
             eps=self.eps,

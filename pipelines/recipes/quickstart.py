@@ -41,7 +41,7 @@ class QuickstartConfig(Config):
     tokenizer: TokenizerSettings = TokenizerSettings()  # type: ignore[valid-type]
     examples: ExamplesSettings = ExamplesSettings()  # type: ignore[valid-type]
     model: TransformerConfig = TransformerConfig.model_validate({"preset": "modern-tiny", "max_length": 128})
-    pretrain: LoopConfig = LoopConfig(steps=2500, batch_size=32, peak_lr=4e-3, warmup_steps=100, precision="bf16")
+    pretrain: LoopConfig = LoopConfig(steps=2500, batch_size=32, peak_lr=4e-3, warmup_share=0.04, precision="bf16")
     finetune: DownstreamSettings = DownstreamSettings(length_tokens=64, loop=FinetuneLoop(peak_lr=1e-3))
     placement: Runtime = Runtime(workers=2, zero_stage=2)
     finetune_placement: Runtime = Runtime()

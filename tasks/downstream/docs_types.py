@@ -15,7 +15,7 @@ from typing import Any
 from tasks.downstream.docs_text import Doc, apart, documents, need_rows
 from tasks.downstream.spec import Downstream, Row, Splits, rank
 
-_CONTEXT = 140  # characters of a window, at most
+_CONTEXT = 160  # characters of a window, at most
 _ANSWER = 48  # characters; longer types are enumerations rather than types
 _FORMS = (" : ", ": ", " (", "(")  # between a parameter's name and its type
 _FEWEST = 2  # parameters a window must show: with one there is nothing to find
@@ -30,21 +30,15 @@ class DocsParameterType(Downstream):
         return True
 
     def build(self, corpus: Path, seed: int) -> tuple[Splits, dict[str, Any]]:
-        """A window of each docstring with two parameters or more, and a question on each of them, as in SQuAD.
+        """One row a docstring: a window of its text that shows a parameter and its type, and the question on it.
 
-        Several questions on one text make the question count: who only looks for something like a type
-        is right on one of them. Which window is a pure function of (seed, document).
+        Which parameter and which window is a pure function of (seed, document).
         """
-        asked: dict[str, list[Row]] = {}
-        windows: Splits = {}
-        for split in ("train", "validation"):
-            windows[split] = []
-            for doc in documents(corpus, split, self.name):
-                if rows := questions(doc, seed):
-                    asked[doc.id] = rows
-                    windows[split].append(Row(doc.id, "", rows[0].text_b))
-        notes: dict[str, Any] = dict(apart(windows, "text_b"))
-        splits = {split: [row for window in found for row in asked[window.id]] for split, found in windows.items()}
+        splits: Splits = {
+            split: [row for doc in documents(corpus, split, self.name) if (row := question(doc, seed))]
+            for split in ("train", "validation")
+        }
+        notes: dict[str, Any] = dict(apart(splits, "text_b"))
         need_rows(self.name, splits)
         return splits, notes
 
@@ -58,28 +52,25 @@ def bare_type(text: str) -> str:
     return _EXTRA.sub("", text).strip(" ,;")
 
 
-def questions(doc: Doc, seed: int) -> list[Row]:
-    """The questions on one window of a docstring; none where no window shows two parameters of different types.
+def question(doc: Doc, seed: int) -> Row | None:
+    """The question on one parameter of a docstring; None where it names no parameter with a short type.
 
-    A window begins at a parameter's name and ends at a word. Rows are named `document#parameter`.
+    The window begins and ends at a word, anywhere that leaves the name and the type inside.
     """
     flat, spots = _spots(doc)
-    fitting = []
-    for low in (spot[1] for spot in spots):
-        high = low + _CONTEXT
-        if high < len(flat):
-            high = max(low, flat.rfind(" ", low, high + 1))
-        shown = [spot for spot in spots if low <= spot[1] and spot[2] + len(spot[3]) <= high]
-        if len({answer for *_, answer in shown}) >= _FEWEST:
-            fitting.append((low, high, shown))
-    if not fitting:
-        return []
-    low, high, shown = fitting[rank(seed, doc.id) % len(fitting)]
-    context = flat[low:high]
-    return [
-        Row(f"{doc.id}#{name}", f"What type is parameter {name}?", context, None, (answer,), (start - low,))
-        for name, _, start, answer in shown
-    ]
+    if not spots:
+        return None
+    name, at, start, answer = spots[rank("parameter", seed, doc.id) % len(spots)]
+    end = start + len(answer)
+    earliest = max(0, end - _CONTEXT)
+    begins = [p for p in range(earliest, at + 1) if p == 0 or flat[p - 1] == " "]
+    if not begins or len(flat) < 2 * len(answer):
+        return None
+    low = begins[rank("window", seed, doc.id) % len(begins)]
+    high = low + _CONTEXT
+    if high < len(flat):
+        high = max(end, flat.rfind(" ", low, high + 1))
+    return Row(doc.id, f"What type is parameter {name}?", flat[low:high], None, (answer,), (start - low,))
 
 
 def _spots(doc: Doc) -> tuple[str, list[tuple[str, int, int, str]]]:

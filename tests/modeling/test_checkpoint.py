@@ -17,7 +17,9 @@ def test_a_saved_model_is_the_same_model_and_the_same_bytes(tmp_path):
     save_model(tmp_path / "a", model, CONFIG)
     loaded = load_model(tmp_path / "a")
     assert loaded.config == CONFIG
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     save_model(tmp_path / "b", loaded, loaded.config)
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

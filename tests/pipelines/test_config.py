@@ -1,0 +1,70 @@
+"""Settings: defaults of the recipe < scale < YAML file < key=value, section by section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import BadConfig
+from modeling.architecture import preset
+from pipelines.config import find_recipe, parse_word, resolve
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("a.b=3", {"a": {"b": 3}}),
+        ("a=1e-3", {"a": 1e-3}),
+        ("a=[x,y]", {"a": ["x", "y"]}),
+        ("a=true", {"a": True}),
+        ("a=", {"a": ""}),
+        ("a=null", {"a": None}),
+        ("a=s3://bucket/x=1.jsonl", {"a": "s3://bucket/x=1.jsonl"}),
+        ("a=2018-01-01", {"a": "2018-01-01"}),
+        ("a={b: 1}", {"a": {"b": 1}}),
+    ],
+)
+def test_words(word: str, value: object) -> None:
+    assert parse_word(word) == value
+
+
+@pytest.mark.parametrize("word", ["a", "=1", "a b=1", "a..b=1"])
+def test_words_of_another_form_are_refused(word: str) -> None:
+    with pytest.raises(BadConfig, match="key=value"):
+        parse_word(word)
+
+
+def test_a_partial_override_keeps_the_recipes_own_defaults() -> None:
+    recipe = find_recipe("quickstart")
+    plain, changed = resolve(recipe), resolve(recipe, ["pretrain.steps=7", "model.layers=3"])
+    assert changed.pretrain == plain.pretrain.model_copy(update={"steps": 7})
+    assert changed.model == plain.model.model_copy(update={"layers": 3})
+
+
+def test_scale_then_file_then_words(tmp_path: Path) -> None:
+    recipe = find_recipe("bert")
+    file = tmp_path / "c.yaml"
+    file.write_text("pretrain: {steps: 11, batch_size: 4}\nscale: gpu\n")
+    made = resolve(recipe, ["corpus=x", "pretrain.steps=12"], str(file))
+    gpu = resolve(recipe, ["corpus=x", "scale=gpu"])
+    assert made.scale == "gpu"
+    assert (made.pretrain.steps, made.pretrain.batch_size) == (12, 4)
+    assert made.pretrain.peak_lr == gpu.pretrain.peak_lr != resolve(recipe, ["corpus=x"]).pretrain.peak_lr
+
+
+def test_a_preset_replaces_the_model_and_fields_change_it() -> None:
+    recipe = find_recipe("quickstart")
+    assert resolve(recipe, ["model=bert-mini"]).model == preset("bert-mini")
+    assert resolve(recipe, ["model=bert-mini", "model.layers=2"]).model == preset("bert-mini", layers=2)
+    assert resolve(recipe, ["model.preset=bert-mini"]).model == preset("bert-mini")
+
+
+def test_every_scale_of_bert_is_a_valid_config_with_the_published_budget_for_paper() -> None:
+    recipe = find_recipe("bert")
+    made = {scale: resolve(recipe, ["corpus=x", f"scale={scale}"]) for scale in ("cpu", "gpu", "base", "paper")}
+    paper = made["paper"]
+    assert (paper.pretrain.steps, paper.pretrain.batch_size, paper.examples.length_tokens) == (1_000_000, 256, 512)
+    assert (paper.pretrain.peak_lr, paper.pretrain.warmup_steps) == (1e-4, 10_000)
+    assert (paper.model.layers, paper.model.width) == (12, 768)
+    assert (paper.examples.masking, paper.examples.duplication) == ("static", 10)
