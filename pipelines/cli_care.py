@@ -107,11 +107,17 @@ def ui(
     ] = "127.0.0.1",
 ) -> None:
     """Open MLflow on the runs of the store."""
+    import signal
+
     from cluster.ui import serve
     from pipelines.runs import resolve_run, run_names
     from pipelines.session import default_tracking
     from pipelines.status import reconcile
 
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)  # ends the server with us, as Ctrl-C does
     where = store_at(store)
     reconcile(where, [resolve_run(where, name) for name in run_names(where)])
     serve(tracking or default_tracking(where), host=host, port=port)

@@ -337,7 +337,9 @@ class Executor:
         live.manifest = manifest
         seconds = manifest.get("timings", {}).get("seconds")
         facts = {"metrics": manifest.get("metrics", {}), "seconds": seconds, "made_by": manifest.get("run")}
-        self._state(live, state, reason=reason, **facts)
+        if reason or state == "cached":
+            facts["reason"] = reason
+        self._state(live, state, **facts)
         if state == "cached":
             self.tracker.cached(live.node, manifest)
         else:

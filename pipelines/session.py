@@ -319,9 +319,11 @@ def _finish(request: Request, store: Store, plan: Plan, record: RunRecord, track
     record.info["mlflow"] = tracked.facts()
     store.write_json(f"{record.folder}/run.json", record.info)
     try:
-        from pipelines.view import write_report
+        from pipelines.view import view_of, write_report
 
-        tracked.artifact(write_report(store, record))
+        view = view_of(store, record)
+        write_report(store, record, view)
+        tracked.show(store, record, view)
     except Exception as error:  # the run's results stand without it
         sys.stderr.write(f"warning: no report ({type(error).__name__}: {error}); try `triptych report {record.name}`\n")
     tracked.close(state)

@@ -12,6 +12,7 @@ from cluster.store import Store
 from cluster.tracking_uri import redact
 from pipelines.graph import Node, Pipeline
 from pipelines.plan import Plan
+from pipelines.plots import pictures
 from pipelines.runs import RunRecord
 from tasks.base import Runtime
 
@@ -30,6 +31,7 @@ class Tracked:
         self._record: RunRecord | None = None
         self._makers: dict[str, dict[str, str]] = {}
         self._known: dict[str, dict[str, Any]] = {}
+        self._headline: dict[str, float] = {}
 
     @classmethod
     def open(cls, uri: str | None, store: Store, recipe: str) -> Tracked:
@@ -236,10 +238,17 @@ class Tracked:
                 register_as=registration.name,
             )
 
-    def artifact(self, path: str) -> None:
-        """A file for the parent run (the report)."""
-        if self._tracker:
-            self._tracker.artifact(path)
+    def show(self, store: Store, record: RunRecord, view: dict[str, Any]) -> None:
+        """Give the parent run the report, the pictures and the headline figures."""
+        if not self._tracker:
+            return
+        self._tracker.artifact(("report.html", store.read_text(f"{record.folder}/report.html") or ""))
+        for name, picture in pictures(view):
+            self._tracker.artifact((name, picture))
+        for stage in view["stages"]:
+            if str(stage.get("task")).endswith((":Pretrain", ":Report")):
+                values = numbers(stage.get("metrics") or {})
+                self._headline.update({f"{stage['name']}.{name}": value for name, value in values.items()})
 
     def settle(self) -> None:
         """Wait until what was said so far is with the server, so that `facts` is whole."""
@@ -253,7 +262,7 @@ class Tracked:
 
     def close(self, state: str) -> None:
         if self._tracker:
-            self._tracker.end_run(STATUS.get(state, "FAILED"))
+            self._tracker.end_run(STATUS.get(state, "FAILED"), self._headline)
             self._tracker.close(60.0)
 
 

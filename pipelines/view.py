@@ -133,10 +133,10 @@ def _read(store: Store, manifest: dict[str, Any], name: str) -> Any:
     return json.loads(text) if text is not None else None
 
 
-def write_report(store: Store, record: RunRecord) -> str:
+def write_report(store: Store, record: RunRecord, view: dict[str, Any] | None = None) -> str:
     """Render the run's report into the store; returns its path (or URL where the store is remote)."""
     from pipelines.report.page import render
 
     name = f"{record.folder}/report.html"
-    store.write_text(name, render(view_of(store, record)))
+    store.write_text(name, render(view or view_of(store, record)))
     return str(Path(store.local_root) / name) if store.local_root is not None else f"{store.url.rstrip('/')}/{name}"

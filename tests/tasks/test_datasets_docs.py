@@ -126,11 +126,10 @@ def test_parameter_questions_have_their_answer_in_the_context(corpus: Path, tmp_
     asked = set()
     for row in rows:
         start, answer, context = row.answer_starts[0], row.answers[0], row.text_b or ""
-        assert context[start : start + len(answer)] == answer and len(context) <= 140
+        assert context[start : start + len(answer)] == answer and len(context) <= 160
         name = row.text_a.removeprefix("What type is parameter ").removesuffix("?")
         asked.add(name)
         assert context[:start].endswith(f"{name} : ")
-        assert context.count(" : ") >= 2  # something to choose from
     assert asked == {"first", "second", "third"}
 
 
