@@ -31,7 +31,7 @@ def import_deepspeed() -> ModuleType:
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
     # Its autotuner imports MLflow where it finds it, which takes longer than all the rest.
     hidden = {"mlflow": None} if "mlflow" not in sys.modules else {}
-    sys.modules.update(hidden)  # type: ignore[arg-type]
+    sys.modules.update(hidden)
     try:
         with redirect_stdout(io.StringIO()):
             import deepspeed

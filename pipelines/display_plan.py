@@ -49,7 +49,8 @@ def print_runs(rows: list[dict[str, Any]], console: Console) -> None:
 
 def print_status(found: dict[str, Any], console: Console) -> None:
     """One run: its state and that of each stage."""
-    console.print(f"[bold]{found['run']}[/]  {found['state']}  {found.get('command') or ''}", highlight=False)
+    command = escape(found.get("command") or "")
+    console.print(f"[bold]{found['run']}[/]  {found['state']}  {command}", highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "state", "time", "attempt", "what"):
         table.add_column(title, overflow="fold")

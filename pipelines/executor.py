@@ -17,13 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.errors import BadConfig
 from cluster.leases import Claim, Held, Owner
 from cluster.store import Store
 from pipelines.code import ROOT, cache_folder
 from pipelines.graph import Node
+from pipelines.placement import Placement
 from pipelines.plan import CACHED, Plan, changed_inputs
-from pipelines.pool import Outcome, Pool, demand
+from pipelines.pool import Outcome, Pool
 from pipelines.runs import RunRecord
 from pipelines.worker import Event, Job
 from tasks.base import Runtime
@@ -98,14 +98,14 @@ class Executor:
         self._stop_beats = threading.Event()
         self._beats: threading.Thread | None = None
         self._lost: set[str] = set()
-        self._weights = self._priorities()
+        self._failed = False
+        self.placement = Placement(plan.steps, pool, lambda name: self.live[name].state)
         self._children: dict[str, list[str]] = {}
         for live in self.live.values():
             for parent in live.node.parents:
                 self._children.setdefault(parent, []).append(live.node.name)
         self._open = {name: sum(p in self.live for p in live.node.parents) for name, live in self.live.items()}
         self._ready = [name for name, count in self._open.items() if not count]
-        self._check_demands()
 
     # -- the loop -----------------------------------------------------------------------------------
 
@@ -166,60 +166,54 @@ class Executor:
     # -- starting -----------------------------------------------------------------------------------
 
     def _start_ready(self) -> None:
-        """Claim and place ready stages, the longest way to the end first.
-
-        Small stages may queue in Ray beyond the cores (its scheduler is faster than this loop), except
-        while a stage of several workers is ready or at work: its group needs its cores free at once.
-        """
+        """Take what is cached, then claim and place ready stages as `Placement` has room."""
+        while self._take_cached():
+            pass
+        if self._stopped():
+            return
         now = time.monotonic()
-        self._ready.sort(key=lambda name: -self._weights[name])
+        self.placement.sort(self._ready)
+        room = self.placement.room(self.live[name].runtime for name in self.tickets.values())
+        queue, self._ready = self._ready, []
         later: list[str] = []
-        running = [self.live[name] for name in self.tickets.values()]
-        used_cpus = sum(demand(live.runtime)[0] for live in running)
-        used_gpus = sum(demand(live.runtime)[1] for live in running)
-        several = any(live.runtime.workers > 1 for live in running)
-        window = self.pool.slots * 4 + 4
-        queue = self._ready
-        self._ready = []
         for position, name in enumerate(queue):
             live = self.live[name]
-            if self._stopped():
-                later.append(name)
-                continue
-            cpus, gpus = demand(live.runtime)
-            several = several or live.runtime.workers > 1
-            limit = self.pool.slots if several else window
-            full = (
-                bool(self.tickets)
-                and self.pool.fixed
-                and (used_cpus + cpus > limit or (gpus and used_gpus + gpus > self.pool.gpus))
-            )
-            if full:  # no small stage may overtake: the big one would starve
+            if room.full_for(live.runtime):
                 later.extend(queue[position:])
                 break
-            if live.not_before > now:
+            if live.not_before > now or room.kept_from(live.runtime):
                 later.append(name)
-                continue
-            if self._start(live):
-                used_cpus += cpus
-                used_gpus += gpus
+            elif self._start(live):
+                room.take(live.runtime)
             elif live.state == "waiting":
                 later.append(name)
         self._ready = later + self._ready  # `_start` may have made more stages ready
 
+    def _take_cached(self) -> bool:
+        """Take the ready stages that are cached; True when that made others ready.
+
+        Before anything starts: what is urgent may be behind a cached stage.
+        """
+        queue, self._ready = self._ready, []
+        others = []
+        for name in queue:
+            live, step = self.live[name], self.plan.steps[name]
+            if step.manifest is None or live.forced or self._inputs_changed(live.node, step.manifest):
+                others.append(name)
+            else:
+                self._take(live, step.manifest, "cached", step.reason)
+        more = bool(self._ready)
+        self._ready = others + self._ready
+        return more
+
     def _stopped(self) -> bool:
-        failed = any(live.state == "failed" for live in self.live.values()) if not self.keep_going else False
-        return bool(self.cancelling) or failed
+        return bool(self.cancelling) or (self._failed and not self.keep_going)
 
     def _start(self, live: Live) -> bool:
         """Claim a stage and submit it; True when it runs now."""
         name, node = live.node.name, live.node
         step = self.plan.steps[name]
-        manifest = step.manifest if not live.forced else None
-        if manifest is not None and not self._inputs_changed(node, manifest):
-            self._take(live, manifest, "cached", step.reason)
-            return False
-        redo = live.forced or manifest is not None
+        redo = step.manifest is not None  # forced, or made from other bytes of an input
         claimed = self.store.claim(node.key, self.owner, force=redo)
         if isinstance(claimed, Held):
             if live.state != "waiting":
@@ -310,6 +304,7 @@ class Executor:
             self._state(live, "pending")
             self._ready.append(name)
             return
+        self._failed = True
         self._state(live, "failed", error=error)
         self.tracker.ended(name, "FAILED", None, error=error)
         self._skip_descendants(name)
@@ -340,6 +335,8 @@ class Executor:
         if reason or state == "cached":
             facts["reason"] = reason
         self._state(live, state, **facts)
+        if state == "done" and seconds is not None:
+            self.placement.took(seconds)
         if state == "cached":
             self.tracker.cached(live.node, manifest)
         else:
@@ -395,37 +392,3 @@ class Executor:
                 except Exception:
                     continue  # it runs out by itself
                 live.claim = None
-
-    # -- placement ------------------------------------------------------------------------------------
-
-    def _priorities(self) -> dict[str, float]:
-        """Seconds (or a guess) from the start of a stage to the end of the run through it."""
-        weights: dict[str, float] = {}
-        below: dict[str, float] = {}
-        for name, step in reversed(self.plan.steps.items()):
-            own = step.expected_seconds or (60.0 if step.node.task.runtime.workers > 1 else 5.0)
-            weights[name] = own + below.get(name, 0.0)
-            for parent in step.node.parents:
-                below[parent] = max(below.get(parent, 0.0), weights[name])
-        return weights
-
-    def _check_demands(self) -> None:
-        """Refuse, before anything runs, a stage that this pool can never place."""
-        if not self.pool.fixed:
-            return
-        for live in self.live.values():
-            if self.plan.steps[live.node.name].state == CACHED:
-                continue
-            cpus, gpus = demand(live.runtime)
-            if live.runtime.workers > 1 and self.pool.slots < 2:
-                continue  # inline: the task itself says what it cannot do
-            if cpus > self.pool.slots and self.pool.slots > 1:
-                raise BadConfig(
-                    f"stage {live.node.name} asks for {cpus:g} CPU cores, the Ray cluster has {self.pool.slots:g}",
-                    "lower placement.workers or placement.cpus",
-                )
-            if gpus > self.pool.gpus:
-                raise BadConfig(
-                    f"stage {live.node.name} asks for {gpus:g} GPUs, the Ray cluster has {self.pool.gpus:g}",
-                    "lower placement.workers or placement.gpus",
-                )

@@ -47,7 +47,7 @@ def print_record(record: RunRecord) -> None:
     console.print(f"[bold]{record.name}[/]  {record.state()}", highlight=False)
     for name in ("command", "store", "tracking", "git"):
         if record.info.get(name):
-            console.print(f"{name}: {record.info[name]}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {escape(str(record.info[name]))}", highlight=False, soft_wrap=True)
     console.print_json(json.dumps(record.info.get("config") or {}))
 
 

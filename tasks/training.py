@@ -71,7 +71,7 @@ def fit_on_rank(
     rank: RankContext,
     model: nn.Module,
     loop: LoopConfig,
-    next_batch: Callable[[int], Mapping[str, Any]],
+    next_batch: Callable[[int], dict[str, Any]],
     *,
     runtime: Runtime,
     length_tokens: int,

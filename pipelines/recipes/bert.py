@@ -40,8 +40,8 @@ SCALES: dict[str, dict[str, Any]] = {
         "tokenizer": {"vocab_size": 8192},
         "examples": {"length_tokens": 128, "masking": "dynamic"},
         "model": {"preset": "modern-mini", "max_length": 128},
-        "pretrain": {"steps": 1200, "batch_size": 32, "peak_lr": 2e-3, "warmup_share": 0.06, "precision": "bf16"},
-        "finetune": {"seeds": 3, "loop": {"epochs": 3, "peak_lr": 5e-4, "most_steps": 600}, "length_tokens": 128},
+        "pretrain": {"steps": 1000, "batch_size": 32, "peak_lr": 2e-3, "warmup_share": 0.06, "precision": "bf16"},
+        "finetune": {"seeds": 3, "loop": {"epochs": 2, "peak_lr": 5e-4, "most_steps": 400}, "length_tokens": 128},
         "placement": {"workers": 2, "zero_stage": 2},
     },
     "gpu": {
