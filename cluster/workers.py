@@ -69,7 +69,11 @@ class RankContext:
             self._emit(event)
 
     def should_stop(self) -> bool:
-        """True once the caller wants the group to end early."""
+        """True once the caller wants the group to end early.
+
+        Ranks hear of it at slightly different times: those that talk to each other must agree first, as
+        `modeling.loop.fit` does, which goes by rank 0's answer.
+        """
         return self._should_stop()
 
 

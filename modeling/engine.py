@@ -31,7 +31,7 @@ def import_deepspeed() -> ModuleType:
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
     # Its autotuner imports MLflow where it finds it, which takes longer than all the rest.
     hidden = {"mlflow": None} if "mlflow" not in sys.modules else {}
-    sys.modules.update(hidden)
+    sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
         with redirect_stdout(io.StringIO()):
             import deepspeed
@@ -54,7 +54,8 @@ def import_deepspeed() -> ModuleType:
 @contextmanager
 def _eager_decorators() -> Iterator[None]:
     """`@torch.compile` as a no-op: DeepSpeed imports a Muon that is decorated with it, and with it the compiler."""
-    compile_, torch.compile = torch.compile, lambda f=None, **_: f if f is not None else lambda g: g  # type: ignore[assignment]
+    compile_ = torch.compile
+    torch.compile = lambda f=None, **_: f if f is not None else lambda g: g
     try:
         yield
     finally:

@@ -252,6 +252,15 @@ class CodeIndex:
         except OSError:
             pass
 
+    def stamps(self, names: Iterable[str]) -> list[tuple[str, int, int]]:
+        """(file, bytes, time of change) of the modules behind a digest's names, as they were when read."""
+        found = []
+        for module in sorted({name.partition(":")[0] for name in names} - {"__main__"}):
+            path = self._path(module)
+            if path is not None and (cached := self._cache.get(str(path))):
+                found.append((str(path), *cached[0]))
+        return found
+
     def _path(self, module: str) -> Path | None:
         parts = module.split(".")
         roots = self.roots[:1] if parts[0] in PACKAGES else self.roots[1:]

@@ -124,7 +124,7 @@ class Executor:
                     self._cancel(force=True)
                 if not self.cancelling:
                     self._start_ready()
-                if not self.tickets and (self.cancelling or not self._waiting()):
+                if not self.tickets and (self._stopped() or not self._waiting()):
                     break
                 outcomes, events = self.pool.wait(0.25 if self.tickets else 0.05)
                 for event in events:
@@ -273,6 +273,7 @@ class Executor:
             attempt=live.attempt,
             runtime=live.runtime,
             cache_dir=str(cache_folder() / "artifacts"),
+            stamps=self.plan.graph.code.stamps(identity.code),
             sys_path=[str(ROOT), *map(str, self.plan.graph.import_paths)],
         )
 

@@ -98,6 +98,7 @@ class Graph:
     def __init__(self, pipeline: Pipeline, code: CodeIndex, accepted: Mapping[str, str] | None = None) -> None:
         self.pipeline = pipeline
         self.import_paths = code.roots[1:]
+        self.code = code
         self.nodes: dict[str, Node] = {}
         self._by_key: dict[str, Node] = {}
         self._of_task: dict[int, Node] = {}

@@ -50,6 +50,8 @@ class Job:
     attempt: int
     runtime: Runtime
     cache_dir: str
+    stamps: list[tuple[str, int, int]] = field(default_factory=list)
+    """The code's files as they were when the plan was made."""
     sys_path: list[str] = field(default_factory=list)
 
 
@@ -223,8 +225,12 @@ def execute(payload: bytes, sink: Sink, *, capture: bool = True, store: Store | 
     import cloudpickle
 
     started = time.time()
-    sys_path, body = cloudpickle.loads(payload)
+    sys_path, stamps, body = cloudpickle.loads(payload)
     sys.path[:0] = [p for p in sys_path if p not in sys.path]
+    if changed := _changed(stamps):  # before the job's classes are imported
+        message = f"{changed} has changed since the run began, so the stage would not be what its key says"
+        remedy = "run the same command again: it plans with the code as it is now"
+        return {"ok": False, "error": {"class": "config", "type": "CodeChanged", "message": message, "remedy": remedy}}
     job: Job = cloudpickle.loads(body)
     store = store or open_store(job.store_url)
     log = StageLog(store, job.run, job.stage, capture=capture)
@@ -370,4 +376,16 @@ def pack(job: Job) -> bytes:
     """The job as bytes for `execute`; classes of a notebook travel by value."""
     import cloudpickle
 
-    return cloudpickle.dumps((job.sys_path, cloudpickle.dumps(job)))
+    return cloudpickle.dumps((job.sys_path, job.stamps, cloudpickle.dumps(job)))
+
+
+def _changed(stamps: list[tuple[str, int, int]]) -> str:
+    """The first file that is not as it was; files of another machine do not count."""
+    for path, size, changed in stamps:
+        try:
+            now = os.stat(path)
+        except OSError:
+            continue
+        if (now.st_size, now.st_mtime_ns) != (size, changed):
+            return path
+    return ""

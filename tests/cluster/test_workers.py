@@ -30,12 +30,13 @@ def work(payload: dict[str, Any], rank: RankContext) -> dict[str, Any]:
     if payload.get("die") and rank.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     rounds = 0
-    while payload.get("loop") and not rank.should_stop():
+    stop = torch.zeros(1)
+    while payload.get("loop") and not stop.item():
         rounds += 1
         rank.emit({"round": rounds})
         time.sleep(0.05)
-        if rank.world_size > 1:
-            dist.all_reduce(total)
+        stop += rank.should_stop()
+        dist.all_reduce(stop)  # ranks hear of it at different times, and must leave together
     return {"total": total.item(), "rounds": rounds, "world_size": rank.world_size}
 
 

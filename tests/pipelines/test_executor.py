@@ -96,6 +96,25 @@ def test_a_failure_stops_what_depends_on_it_and_is_not_tried_again(toy_run, faul
     assert states(repaired)["train"] == "done"
 
 
+def test_without_keep_going_nothing_new_starts_after_a_failure(tmp_path: Path, text: Path) -> None:
+    counted = Count(corpus=Read(source=str(text)))
+    broken = Steps(model=counted, steps=2, fault="bug", name="broken")
+    others = [Steps(model=counted, steps=n, name=f"other-{n}") for n in (3, 4)]
+    options = {"store": str(tmp_path / "store"), "tracking": "off", "address": "inline", "recipe": "stop"}
+    result = run(Pipeline([broken, *others]), **options)
+    assert result.state == "failed"
+    assert states(result)["broken"] == "failed"
+    assert states(result)["other-4"] == "skipped"
+    going = run(Pipeline([broken, *others]), **{**options, "keep_going": True})
+    assert states(going) == {
+        "read": "cached",
+        "count": "cached",
+        "broken": "failed",
+        "other-3": "done",
+        "other-4": "done",
+    }
+
+
 def test_out_of_memory_halves_the_micro_batch_and_records_it(toy_run) -> None:
     result = toy_run({"train": {"fault": "memory"}, "placement": {"micro_batch": 8}})
     assert result.state == "done"
@@ -162,3 +181,19 @@ def test_steps_continue_from_their_checkpoint(tmp_path: Path, text: Path) -> Non
     again = run(Pipeline(Steps(model=counted, steps=10, fault="nan")), **options)
     assert again.run == failed.run  # the same plan is continued, not begun anew
     assert "resumed at step" in again.store.read_text(f"runs/{again.run}/logs/steps.log")
+
+
+def test_code_that_changes_while_the_run_goes_stops_the_stage(tmp_path: Path, text: Path, command: Any) -> None:
+    """Or the artifact would not be what its key says."""
+    source = Path(__file__).parents[1] / "recipes"
+    for name in ("toy.py", "toy_counters.py"):
+        (tmp_path / name).write_text((source / name).read_text())
+    edit = "def shout(text: str) -> str:\n    import toy\n    from pathlib import Path\n"
+    edit += "    Path(toy.__file__).with_name('toy_counters.py').open('a').write('\\n')\n"
+    toy_file = tmp_path / "toy.py"
+    toy_file.write_text(toy_file.read_text().replace("def shout(text: str) -> str:\n", edit))
+    base = ["toy.py:toy", f"source={text}", "upper=true", "tracking=off", "--store", "store", "--address", "inline"]
+    done = command("run", *base)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "toy_counters.py has changed since the run began" in done.stdout
+    assert command("run", *base).returncode == 0
