@@ -19,6 +19,7 @@ QUIET = {
     "RAY_enable_open_telemetry": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "GOMP_SPINCOUNT": "10000",  # threads that wait must not take the cores that others work on
 }
 
 

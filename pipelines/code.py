@@ -28,6 +28,7 @@ PLACEMENT = frozenset(
         "tasks.base",
         "modeling.config",
         "modeling.errors",
+        "cluster.deepspeed",
         "cluster.errors",
         "cluster.parallel",
         "cluster.workers",
