@@ -42,7 +42,15 @@ class QuickstartConfig(Config):
     examples: ExamplesSettings = ExamplesSettings()  # type: ignore[valid-type]
     model: TransformerConfig = TransformerConfig.model_validate({"preset": "modern-tiny", "max_length": 128})
     pretrain: LoopConfig = LoopConfig(steps=2500, batch_size=32, peak_lr=4e-3, warmup_share=0.04, precision="bf16")
-    finetune: DownstreamSettings = DownstreamSettings(length_tokens=64, loop=FinetuneLoop(peak_lr=1e-3))
+    finetune: DownstreamSettings = DownstreamSettings(
+        validation_examples=800,
+        loop=FinetuneLoop(epochs=5, batch_size=16, peak_lr=2e-3),
+        of={
+            "docs-library": {"train_examples": 300},
+            "docs-parameter-type": {"train_examples": 400},
+            "docs-acceptability": {"train_examples": 1500},
+        },
+    )
     placement: Runtime = Runtime(workers=2, zero_stage=2)
     finetune_placement: Runtime = Runtime()
 

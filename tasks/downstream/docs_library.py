@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.downstream.docs_text import Doc, apart, documents, need_rows, prose
+from tasks.downstream.docs_text import Doc, apart, both_sides, need_rows, prose
 from tasks.downstream.spec import Downstream, Row, Splits
 
 CLASSES = 10
@@ -48,7 +48,7 @@ class DocsLibrary(Downstream):
         The classes are the ten libraries with the most passages on the smaller side, in the alphabet's
         order. `seed` has no say: the passages are all there are.
         """
-        docs = {split: list(documents(corpus, split, self.name)) for split in ("train", "validation")}
+        docs = both_sides(corpus, self.name)
         passages = {split: [(doc, p) for doc in side if (p := _passage(doc))] for split, side in docs.items()}
         names = {split: Counter(doc.library for doc, _ in side) for split, side in passages.items()}
         # A class needs its share of the validation split too; twenty train passages weigh like one there.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.downstream.docs_text import Doc, apart, documents, need_rows, prose
+from tasks.downstream.docs_text import Doc, apart, both_sides, need_rows, prose
 from tasks.downstream.spec import Downstream, Row, Splits, rank
 
 _FEWEST, _MOST = 8, 20  # words of a sentence
@@ -26,8 +26,8 @@ class DocsAcceptability(Downstream):
     def build(self, corpus: Path, seed: int) -> tuple[Splits, dict[str, Any]]:
         """One sentence a docstring; half of them, by a hash of (seed, id), with words out of order."""
         splits: Splits = {
-            split: [row for doc in documents(corpus, split, self.name) if (row := _written(doc, seed))]
-            for split in ("train", "validation")
+            split: [row for doc in docs if (row := _written(doc, seed))]
+            for split, docs in both_sides(corpus, self.name).items()
         }
         notes: dict[str, Any] = dict(apart(splits, "text_a"))  # before shuffling: the same sentence, in any order
         for rows in splits.values():

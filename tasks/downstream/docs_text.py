@@ -2,7 +2,7 @@
 
 Train rows come from the corpus's train split and validation rows from its validation split, which is
 drawn by module. Docstrings still recur across modules (inherited ones, generated ones), so
-`apart` drops every validation row whose text stands on the train side too.
+`both_sides` drops validation documents that stand on the train side too, and `apart` such rows.
 """
 
 from __future__ import annotations
@@ -62,6 +62,17 @@ def documents(corpus: Path, split: str, task: str) -> Iterator[Doc]:
             yield Doc(name, text, facts["library"], facts["module"], facts["object"], _parameters(facts))
 
 
+def both_sides(corpus: Path, task: str) -> dict[str, list[Doc]]:
+    """{"train": documents, "validation": documents}, without validation documents whose text is in train too.
+
+    Ingest has dropped equal documents of one corpus already; a corpus from elsewhere may still hold them.
+    """
+    docs = {split: list(documents(corpus, split, task)) for split in ("train", "validation")}
+    train = {" ".join(doc.text.split()).lower() for doc in docs["train"]}
+    docs["validation"] = [doc for doc in docs["validation"] if " ".join(doc.text.split()).lower() not in train]
+    return docs
+
+
 def _parameters(facts: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((p["name"], p["type"]) for p in facts.get("parameters") or () if p.get("name") and p.get("type"))
 
@@ -84,15 +95,14 @@ def text_key(text: str) -> str:
     return _KEY.sub(" ", text.lower()).strip()
 
 
-def apart(splits: Splits, field: str, held_back: Sequence[str] = ()) -> dict[str, int]:
+def apart(splits: Splits, field: str) -> dict[str, int]:
     """Drop repeated texts (by `text_key` of `field`) within a split, and from validation those of train, in place.
 
-    `held_back` texts count as train's too. Returns how many rows went, {"duplicates", "overlap"}.
+    Returns how many rows went, {"duplicates", "overlap"}.
     """
     train: set[str] = set()
     kept, duplicates = _unrepeated(splits["train"], field, train)
     splits["train"] = kept
-    train.update(map(text_key, held_back))
     own: set[str] = set()
     fresh, repeated = _unrepeated(splits["validation"], field, own)
     splits["validation"] = [row for row in fresh if text_key(getattr(row, field)) not in train]

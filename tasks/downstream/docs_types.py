@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.downstream.docs_text import Doc, apart, documents, need_rows
+from tasks.downstream.docs_text import Doc, apart, both_sides, need_rows
 from tasks.downstream.spec import Downstream, Row, Splits, rank
 
 _CONTEXT = 160  # characters of a window, at most
@@ -35,8 +35,8 @@ class DocsParameterType(Downstream):
         Which parameter and which window is a pure function of (seed, document).
         """
         splits: Splits = {
-            split: [row for doc in documents(corpus, split, self.name) if (row := question(doc, seed))]
-            for split in ("train", "validation")
+            split: [row for doc in docs if (row := question(doc, seed))]
+            for split, docs in both_sides(corpus, self.name).items()
         }
         notes: dict[str, Any] = dict(apart(splits, "text_b"))
         need_rows(self.name, splits)
