@@ -313,8 +313,7 @@ def _finish(request: Request, store: Store, plan: Plan, record: RunRecord, track
     record.finish(state)
     done = {n: e["key"] for n, e in record.status["stages"].items() if e.get("state") in ("done", "cached")}
     remember_keys(store, request.recipe, done)
-    if state == "done":
-        tracked.register(request.pipeline, plan, store)
+    tracked.models(request.pipeline, plan, store, register=state == "done")
     tracked.settle()
     record.info["mlflow"] = tracked.facts()
     store.write_json(f"{record.folder}/run.json", record.info)

@@ -32,6 +32,7 @@ class Tracked:
         self._makers: dict[str, dict[str, str]] = {}
         self._known: dict[str, dict[str, Any]] = {}
         self._headline: dict[str, float] = {}
+        self._models: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def open(cls, uri: str | None, store: Store, recipe: str) -> Tracked:
@@ -169,13 +170,7 @@ class Tracked:
                 profile={k: v for k, v in facts.items() if k not in ("name", "source", "digest")},
             )
         if manifest.get("kind") == "model":
-            handle.model(
-                name,
-                source_uri=folder,
-                params=flat(manifest.get("config", {})),
-                metrics=numbers(manifest.get("metrics", {})),
-                tags={"triptych.key": manifest["key"], "triptych.run": manifest.get("run", "")},
-            )
+            self._models[name] = manifest  # logged when the run ends and it is known which one is registered
         timings = {f"timing.{k}": v for k, v in manifest.get("timings", {}).items() if k != "started"}
         tags = {"triptych.artifact": folder, "triptych.content": manifest["content"]}
         handle.end(status, {**numbers(manifest.get("metrics", {})), **numbers(timings)}, tags)
@@ -208,22 +203,24 @@ class Tracked:
             known.update({n: found[k] for n, k in missing.items() if k in found})
         return known
 
-    def register(self, pipeline: Pipeline, plan: Plan, store: Store) -> None:
-        """Put the best model of each registration into the registry."""
+    def models(self, pipeline: Pipeline, plan: Plan, store: Store, *, register: bool) -> None:
+        """Log the models that this run made; with `register`, put the best of each registration into the registry."""
         if not self._tracker:
             return
-        manifests = store.manifests(plan.keys().values())
-        for registration in pipeline.register:
+        chosen: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
+        manifests = store.manifests(plan.keys().values()) if register else {}
+        for registration in pipeline.register if register else ():
             scored = []
             for model, score in registration.candidates:
                 made = manifests.get(plan.graph.node(model).key)
                 metrics = manifests.get(plan.graph.node(score).key, {}).get("metrics", {}) if score else {}
                 if made:
-                    scored.append((metrics.get("primary", 0.0), made, metrics))
-            if not scored:
-                continue
-            value, made, metrics = max(scored, key=lambda item: item[0])
-            stage = made["stage"]
+                    scored.append((metrics.get("primary", 0.0), plan.graph.node(model).name, made, metrics))
+            if scored:
+                _, stage, made, metrics = max(scored, key=lambda item: item[0])
+                chosen[stage] = (registration.name, made, metrics)
+        for stage, made in {**self._models, **{s: m for s, (_, m, _) in chosen.items()}}.items():
+            name, _, metrics = chosen.get(stage, (None, None, {}))
             handle = self._handles.get(stage) or self._tracker.run
             handle.model(
                 stage,
@@ -235,7 +232,7 @@ class Tracked:
                     "triptych.run": str(made.get("run", "")),
                     "triptych.store": store.url,
                 },
-                register_as=registration.name,
+                register_as=name,
             )
 
     def show(self, store: Store, record: RunRecord, view: dict[str, Any]) -> None:
