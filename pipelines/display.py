@@ -142,7 +142,7 @@ class Progress(Watcher):
                 seconds = time.time() - entry.get("began", time.time())
             text = ""
             if state == "running":
-                text = _progress_text(entry.get("progress") or {})
+                text = _progress_text(entry.get("progress") or {}, seconds)
             elif state in ("done", "cached"):
                 text = "  ".join(f"{k} {number(v)}" for k, v in list((entry.get("metrics") or {}).items())[:3])
             elif state == "failed":
@@ -155,7 +155,8 @@ class Progress(Watcher):
         return table
 
 
-def _progress_text(progress: dict[str, Any]) -> str:
+def _progress_text(progress: dict[str, Any], seconds: float = 0.0) -> str:
+    """Bar, count, what the stage shows (loss, rate), and the time left at the pace so far."""
     total, done = progress.get("total") or 0, progress.get("done") or 0
     parts = []
     if total:
@@ -164,10 +165,9 @@ def _progress_text(progress: dict[str, Any]) -> str:
         parts.append("━" * filled + "·" * (width - filled))
         parts.append(f"{done:,.0f}/{total:,.0f} {progress.get('unit', '')}".rstrip())
     shown = dict(progress.get("shown") or {})
-    eta = shown.pop("eta_seconds", None)
     parts += [f"{name} {number(value)}" for name, value in shown.items()]
-    if eta is not None:
-        parts.append(f"ETA {duration(eta)}")
+    if total and done and seconds:
+        parts.append(f"ETA {duration(seconds * (total - done) / done)}")
     return "  ".join(parts)
 
 
