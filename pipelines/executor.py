@@ -26,7 +26,7 @@ from pipelines.plan import CACHED, Plan, changed_inputs
 from pipelines.pool import Outcome, Pool
 from pipelines.runs import RunRecord
 from pipelines.worker import Event, Job
-from tasks.base import Runtime
+from tasks.base import Edge, Runtime
 
 RULES = {
     "worker": "a lost worker: again on a new one",
@@ -249,7 +249,11 @@ class Executor:
             manifests = [self.live[stage].manifest or {} for stage in stages]
             inputs[name] = manifests if name in node.many else manifests[0]
             content.update({m["key"]: m["content"] for m in manifests})
-        update = {name: None if name not in node.many else () for name in node.inputs}
+        edges: dict[str, Any] = {}  # edges travel as manifests, not as stages
+        for name in node.inputs:
+            found = inputs[name] if name in node.many else [inputs[name]]
+            seen = tuple(Edge(m["key"], m.get("kind", "")) for m in found)
+            edges[name] = seen if name in node.many else seen[0]
         facts = {
             "key": node.key,
             "stage": node.name,
@@ -264,7 +268,7 @@ class Executor:
         assert live.claim is not None
         return Job(
             stage=node.name,
-            task=node.task.model_copy(update=update),  # edges travel as manifests, not as stages
+            task=node.task.model_copy(update=edges),
             claim=live.claim,
             store_url=self.store.url,
             inputs=inputs,

@@ -92,6 +92,14 @@ class Produces:
         return core_schema.no_info_plain_validator_function(check)
 
 
+@dataclass(frozen=True)
+class Edge:
+    """What stands in an edge field while a stage runs: that there is an input, not the stage that made it."""
+
+    key: str
+    produces: str
+
+
 Corpus = Annotated[Task, Produces("corpus")]
 Tokenizer = Annotated[Task, Produces("tokenizer")]
 Examples = Annotated[Task, Produces("examples")]

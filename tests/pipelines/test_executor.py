@@ -13,7 +13,7 @@ from cluster.leases import Owner
 from cluster.store import Store
 from pipelines import Pipeline, run
 from pipelines.session import Request, make_plan
-from tests.recipes.toy import Count, Read, Steps, ToyConfig, toy
+from tests.recipes.toy import Count, Read, Seen, Steps, ToyConfig, toy
 
 
 def states(result: Any) -> dict[str, str]:
@@ -197,3 +197,14 @@ def test_code_that_changes_while_the_run_goes_stops_the_stage(tmp_path: Path, te
     assert done.returncode == 1, done.stdout + done.stderr
     assert "toy_counters.py has changed since the run began" in done.stdout
     assert command("run", *base).returncode == 0
+
+
+def test_a_running_task_sees_which_edges_it_has(tmp_path: Path, text: Path) -> None:
+    """Fine-tuning tells a pretrained model from none by its field."""
+    read = Read(source=str(text))
+    count = Count(corpus=read)
+    stages = [Seen(corpus=read, name="without"), Seen(corpus=read, model=count, parts=(count, count), name="with")]
+    result = run(Pipeline(stages), store=str(tmp_path / "store"), tracking="off", address="inline")
+    found = {name: json.loads((result.path(name) / "seen.json").read_text()) for name in ("without", "with")}
+    assert found["without"] == {"corpus": True, "model": False, "parts": 0}
+    assert found["with"] == {"corpus": True, "model": True, "parts": 2}

@@ -115,6 +115,19 @@ class Join(Task):
         return {"parts": len(lines)}
 
 
+class Seen(Task):
+    """Writes which of its edges are there, as a task sees them while it runs."""
+
+    produces: ClassVar[str] = "score"
+    corpus: Corpus
+    model: Model | None = None
+    parts: tuple[Model, ...] = ()
+
+    def run(self, ctx: Context) -> None:
+        seen = {"corpus": self.corpus is not None, "model": self.model is not None, "parts": len(self.parts)}
+        (ctx.out / "seen.json").write_text(json.dumps(seen))
+
+
 class StepsConfig(Config):
     steps: int = Field(20, ge=1)
     step_seconds: float = 0.0
