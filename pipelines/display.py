@@ -221,6 +221,14 @@ def results_of(result: Result) -> list[dict[str, Any]]:
     return []
 
 
+def _published(value: Any) -> str:
+    """A published figure; of several systems BERT-base, or the first."""
+    if isinstance(value, dict):
+        name = next((n for n in value if n.startswith("BERT-base")), next(iter(value), None))
+        return "-" if name is None else f"{name} {number(value[name])}"
+    return "-" if value is None else str(value)
+
+
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """Each task: pretrained against the same model from random initialisation."""
     table = Table(title="downstream, median over seeds", title_justify="left")
@@ -241,6 +249,6 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
             *cells,
             "-" if difference is None else f"{difference:+.3f}",
             "-" if pays is None else ("[green]yes[/]" if pays else "[red]no[/]"),
-            "-" if row.get("published") is None else str(row["published"]),
+            _published(row.get("published")),
         )
     return table
