@@ -76,11 +76,10 @@ def status(
         if not rows:
             typer.echo(f"no runs in {where.url}; start one: triptych run quickstart")
             return
-        from rich.console import Console
-
+        from pipelines.display import console_out
         from pipelines.display_plan import print_runs
 
-        print_runs(rows, Console())
+        print_runs(rows, console_out())
         return
     record = resolve_run(where, run)
     reconcile(where, [record])
@@ -88,11 +87,10 @@ def status(
     if json:
         show_json(found)
         return
-    from rich.console import Console
-
+    from pipelines.display import console_out
     from pipelines.display_plan import print_status
 
-    print_status(found, Console())
+    print_status(found, console_out())
 
 
 def logs(

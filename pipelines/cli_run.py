@@ -57,12 +57,10 @@ def run(
 
 def execute(request: object) -> int:
     """Run a request with the display; returns the exit code."""
-    from rich.console import Console
-
-    from pipelines.display import Progress, print_result
+    from pipelines.display import Progress, console_out, print_result
     from pipelines.session import run as start
 
-    console = Console()
+    console = console_out()
     result = start(request, watcher=Progress(console))  # type: ignore[arg-type]
     print_result(result, console)
     return {"done": 0, "nothing": 0, "cancelled": 130}.get(result.state, 1)
@@ -85,11 +83,10 @@ def plan(
     if json:
         show_json(made.as_json())
         return
-    from rich.console import Console
-
+    from pipelines.display import console_out
     from pipelines.display_plan import print_plan
 
-    print_plan(made, Console())
+    print_plan(made, console_out())
 
 
 def submit(

@@ -50,6 +50,11 @@ def number(value: Any) -> str:
     return f"{value:.4g}"
 
 
+def console_out() -> Console:
+    """Standard output; a pipe or a file is wide enough for whole names."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
 class Progress(Watcher):
     """The display of a run.
 
@@ -58,7 +63,7 @@ class Progress(Watcher):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=False)
+        self.console = console or console_out()
         self.record: RunRecord | None = None
         self.plan: Plan | None = None
         self._live: Live | None = None
@@ -225,15 +230,19 @@ def _published(value: Any) -> str:
     """A published figure; of several systems BERT-base, or the first."""
     if isinstance(value, dict):
         name = next((n for n in value if n.startswith("BERT-base")), next(iter(value), None))
-        return "-" if name is None else f"{name} {number(value[name])}"
-    return "-" if value is None else str(value)
+        return "" if name is None else f"{name} {number(value[name])}"
+    return "" if value is None else str(value)
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """Each task: pretrained against the same model from random initialisation."""
     table = Table(title="downstream, median over seeds", title_justify="left")
-    for title in ("task", "metric", "pretrained", "from scratch", "difference", "pays", "published"):
-        table.add_column(title, justify="left" if title in ("task", "metric", "pays") else "right")
+    titles = ["task", "metric", "pretrained", "from scratch", "difference", "pays"]
+    if any(_published(row.get("published")) for row in rows):
+        titles.append("published")
+    for title in titles:
+        justify = "left" if title in ("task", "metric", "pays", "published") else "right"
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
         pre, scratch = row.get("pretrained") or {}, row.get("random") or {}
         cells = []
@@ -249,6 +258,6 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
             *cells,
             "-" if difference is None else f"{difference:+.3f}",
             "-" if pays is None else ("[green]yes[/]" if pays else "[red]no[/]"),
-            _published(row.get("published")),
+            *([_published(row.get("published"))] if "published" in titles else []),
         )
     return table

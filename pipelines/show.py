@@ -6,13 +6,12 @@ import json
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import BadConfig
 from cluster.store import Store
 from pipelines.code import cache_folder
-from pipelines.display import duration, number
+from pipelines.display import console_out, duration, number
 from pipelines.runs import RunRecord, resolve_run
 from pipelines.status import near_stage
 
@@ -43,7 +42,7 @@ def find_manifest(store: Store, what: str, stage: str | None) -> tuple[Any, dict
 
 def print_record(record: RunRecord) -> None:
     """A run's settings and outcome."""
-    console = Console()
+    console = console_out()
     console.print(f"[bold]{record.name}[/]  {record.state()}", highlight=False)
     for name in ("command", "store", "tracking", "git"):
         if record.info.get(name):
@@ -53,7 +52,7 @@ def print_record(record: RunRecord) -> None:
 
 def print_manifest(store: Store, manifest: dict[str, Any]) -> None:
     """What made the artifact, its figures and files, and a look inside."""
-    console = Console()
+    console = console_out()
     timings = manifest.get("timings", {})
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timings.get("started", 0)))
     console.print(
