@@ -206,8 +206,9 @@ for url in sys.argv[1:]:
     readable, hidden = tmp_path / "readable", tmp_path / "hidden"
     readable.mkdir(mode=0o755)
     hidden.mkdir(mode=0o700)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(folder.stat().st_mode | 0o011)  # pytest's own folders, which the other user must pass
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:  # pytest's own folders, which the other user must pass
+            folder.chmod(folder.stat().st_mode | 0o011)
     urls = [str(readable), str(hidden), str(readable / "new")]
     call = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code, *urls]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60)
