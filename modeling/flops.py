@@ -6,6 +6,8 @@ does not count, embedding look-ups do not either, and the output matrix counts a
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import nn
 
@@ -27,11 +29,30 @@ PEAK_TFLOPS: dict[str, dict[str, float]] = {
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Peak FLOP/s of a device at `precision` (fp32 or bf16); None where it is not known, as for CPUs."""
-    if device.type != "cuda":
-        return None
+    """Peak FLOP/s at `precision` (fp32 or bf16): a GPU's from its data sheet, a CPU's as measured.
+
+    None for a GPU that is not in the table.
+    """
+    if device.type == "cpu":
+        return measured_peak(precision)
     name = torch.cuda.get_device_name(device)
     return next((peaks[precision] * 1e12 for key, peaks in PEAK_TFLOPS.items() if key in name), None)
+
+
+def measured_peak(precision: str, size: int = 1024, tries: int = 5) -> float:
+    """The best FLOP/s of `tries` square matrix products on this process's threads (a tenth of a second).
+
+    A CPU has no data sheet to go by (clock, cores that others use, AMX): MFU is against what it gives here.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.full((size, size), 0.5, dtype=dtype), torch.full((size, size), 0.25, dtype=dtype)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(tries + 1):  # the first one warms up
+            begun = time.perf_counter()
+            torch.matmul(left, right)
+            best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

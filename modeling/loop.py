@@ -202,7 +202,7 @@ class _Run:
         self.engine, self.model, self.loop, self.device = engine, model, loop, device
         self.rank, self.world_size = rank, world_size
         self.accumulation = int(engine_config["gradient_accumulation_steps"])
-        peak = peak_flops(device, loop.precision)
+        peak = peak_flops(device, loop.precision) if flops_per_token else None
         self.mfu_per_token = flops_per_token / (peak * world_size) if flops_per_token and peak else None
         self.fits = {
             "world_size": world_size,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.flops import forward_flops_per_token, parameter_counts, training_flops_per_token
+from modeling.flops import forward_flops_per_token, parameter_counts, peak_flops, training_flops_per_token
 from modeling.heads import MaskedLM, SequenceClassifier
 from modeling.transformer import preset
 
@@ -63,3 +63,10 @@ def test_flops_equal_those_torch_counts():
     attention = 64 * config.layers * 4 * 32 * config.width
     expected = 64 * forward_flops_per_token(config, 32, 0.25)
     assert counter.get_total_flops() in (expected, expected - attention)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_cpu_has_a_measured_peak_that_leaves_the_random_state_alone(precision):
+    before = torch.random.get_rng_state()
+    assert 1e8 < peak_flops(torch.device("cpu"), precision) < 1e15
+    assert torch.equal(torch.random.get_rng_state(), before)
