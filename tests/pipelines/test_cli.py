@@ -187,3 +187,21 @@ def test_help_lists_every_command_of_the_contract(command: Any) -> None:
         assert f"  {name} " in text
     settings = json.loads(command("recipes", "bert", "--json").stdout)
     assert settings["pretrain.steps"]["type"] == "int"
+
+
+def test_rerun_downstream_makes_all_that_depends_on_the_stage_again(command: Any, text: Path) -> None:
+    command("run", TOY, f"source={text}", "tracking=off", "--store", "store", "--address", "inline")
+    rerun = ("rerun", "latest", "count-words", "--store", "store", "--address", "inline")
+    states = []
+    for words in (rerun, (*rerun, "--downstream")):
+        assert command(*words).returncode == 0
+        found = json.loads(command("status", "latest", "--store", "store", "--json").stdout)
+        states.append({s["stage"]: s["state"] for s in found["stages"]})
+    assert states[0] == {"read": "cached", "count-words": "done"}
+    assert states[1] == {
+        "read": "cached",
+        "count-words": "done",
+        "train": "done",
+        "join": "done",
+        "count-letters": "cached",
+    }
