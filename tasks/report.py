@@ -19,7 +19,7 @@ class Report(Task):
     A row: {task, metric, pretrained, random: {values, seeds, median, spread}, difference, pays, published,
     published_metric, split, examples, train_examples, others}. The median over seeds counts. `spread` is half the range
     of the values; pretraining *pays* where the medians differ by more than both spreads together, so that
-    the ranges do not meet. It is null where one side is missing.
+    the ranges do not meet. It is null where one side is missing or has one seed only.
     """
 
     produces: ClassVar[str] = "report"
@@ -75,7 +75,8 @@ def _row(task: str, scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     difference = pays = None
     if pre and rand:
         difference = round(pre["median"] - rand["median"], 6)
-        pays = difference > pre["spread"] + rand["spread"]
+        if min(len(pre["values"]), len(rand["values"])) > 1:  # one seed has no spread to judge by
+            pays = difference > pre["spread"] + rand["spread"]
     return {
         "task": task,
         "metric": first["metric"],

@@ -101,7 +101,7 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
     if difference is None and len(medians) == 2:
         difference = medians[0] - medians[1]
     pays = row.get("pays")
-    if pays is None and difference is not None:
+    if "pays" not in row and difference is not None:
         pays = difference > 0
     published = row.get("published")
     return {

@@ -50,9 +50,9 @@ def test_medians_spreads_and_the_difference() -> None:
     ("pretrained", "random", "pays"),
     [
         ([0.8, 0.7, 0.75], [0.70, 0.60, 0.72], False),  # the ranges meet
-        ([0.5], [0.6], False),
-        ([0.6], [0.5], True),
-        ([0.6], [0.6], False),
+        ([0.8, 0.7, 0.75], [0.40, 0.50, 0.42], True),
+        ([0.5, 0.5], [0.6, 0.6], False),
+        ([0.6], [0.5], None),  # one seed says nothing of the spread
         ([0.6], [], None),
     ],
 )
@@ -84,7 +84,7 @@ class ManyScores(FolderContext):
 
 def test_the_artifact(tmp_path: Path) -> None:
     published = {"published": {"BERT-base (test)": 0.889}, "published_metric": "f1"}
-    found = [{**s, **published} for s in scores([0.8], [0.6])] + scores([0.5], [0.5], "rte")
+    found = [{**s, **published} for s in scores([0.8, 0.8], [0.6, 0.6])] + scores([0.5, 0.5], [0.5, 0.5], "rte")
     folders = {}
     for number, each in enumerate(found):
         folders[str(number)] = tmp_path / f"score-{number}"
@@ -98,8 +98,8 @@ def test_the_artifact(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "one" / "results.json").read_text())["rows"]
     assert [row["task"] for row in rows] == ["mrpc", "rte"]
     text = (tmp_path / "one" / "results.md").read_text()
-    assert "| mrpc | f1 | 1,200 | 0.800 ± 0.000 | 0.600 ± 0.000 | +0.200 | yes | 1 | BERT-base (test) 0.889 |" in text
-    assert "| rte | f1 | 1,200 | 0.500 ± 0.000 | 0.500 ± 0.000 | +0.000 | no | 1 | – |" in text
+    assert "| mrpc | f1 | 1,200 | 0.800 ± 0.000 | 0.600 ± 0.000 | +0.200 | yes | 2 | BERT-base (test) 0.889 |" in text
+    assert "| rte | f1 | 1,200 | 0.500 ± 0.000 | 0.500 ± 0.000 | +0.000 | no | 2 | – |" in text
 
 
 def test_one_side_alone_is_shown_as_such() -> None:
