@@ -52,13 +52,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@# An old pip resolves and unpacks this many pins in twice the time.
 	@$(PIP) --upgrade 'pip>=25'
 	@# Not compiled by pip, which takes every file of every package, one after the other: the imports below
-	@# compile what is used, beside DeepSpeed's operator.
+	@# compile what is used, beside DeepSpeed.
 	$(PIP) --no-compile -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c '$(FIRST_IMPORTS)' >/dev/null 2>&1 & imports=$$!; \
 	if ! $(WITH_BIN) $(BIN)/python -c 'from cluster.deepspeed import warm_up; warm_up()' >$(VENV)/warm-up.log 2>&1; then \
 	  tail -n 5 $(VENV)/warm-up.log >&2; \
-	  echo "DeepSpeed could not compile its communication operator: the training stages would fail." >&2; \
-	  echo "It needs a C++ compiler (g++: $$(command -v g++ || echo missing)) and ninja ($$(command -v ninja || echo 'from pip')). Full log: $(VENV)/warm-up.log" >&2; \
+	  echo "DeepSpeed does not import: the training stages would fail." >&2; \
+	  echo "C++ compiler: $$(command -v g++ || echo missing), ninja: $$(command -v ninja || echo 'from pip'). Full log: $(VENV)/warm-up.log" >&2; \
 	  exit 1; \
 	fi; \
 	wait $$imports || true

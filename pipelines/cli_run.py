@@ -172,14 +172,14 @@ def rerun(
     """Make one stage of a run again, with the code as it is now."""
     from pipelines.code import CodeIndex
     from pipelines.graph import Graph
-    from pipelines.plan import _names
+    from pipelines.plan import stage_names
     from pipelines.runs import resolve_run
 
     where = store_at(store)
     record = resolve_run(where, run)
     request = rebuild(record, where.url, address=address, keep_going=keep_going)
     graph = Graph(request.pipeline, CodeIndex(request.import_paths))
-    chosen = _names(graph, [stage], f"rerun {record.name}")
+    chosen = stage_names(graph, [stage], f"rerun {record.name}")
     if downstream:
         chosen = graph.descendants(chosen)
     request.force = tuple(sorted(chosen))

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.files import cache_folder
+
 PACKAGES = ("pipelines", "tasks", "modeling", "cluster")
 PLACEMENT = frozenset(
     {
@@ -211,12 +213,6 @@ def _parts(node: ast.stmt) -> dict[str, str]:
         return parts
     names = _bound(node)
     return {names[0] if names else "?": _digest(_canonical(node))}
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for Triptych (`$XDG_CACHE_HOME/triptych`)."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "triptych"
 
 
 class CodeIndex:

@@ -11,15 +11,18 @@ data, a loss that is not finite and plain bugs stop at once.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.errors import UserError
+from cluster.files import cache_folder
 from cluster.leases import Claim, Held, Owner
 from cluster.store import Store
-from pipelines.code import ROOT, cache_folder
+from pipelines.code import ROOT
 from pipelines.graph import Node
 from pipelines.placement import Placement
 from pipelines.plan import CACHED, Plan, changed_inputs
@@ -291,7 +294,8 @@ class Executor:
             return
         error = outcome["error"]
         if live.claim is not None:
-            self.store.release(live.claim)
+            with contextlib.suppress(UserError):  # the store is away: the lease runs out by itself
+                self.store.release(live.claim)
             live.claim = None
         if self.cancelling:
             self._state(live, "cancelled")

@@ -75,8 +75,8 @@ class Plan:
         known: Mapping[str, str] | None = None,
     ) -> None:
         self.graph = graph
-        self.force = _names(graph, force, "--force")
-        wanted = _names(graph, only, "--only")
+        self.force = stage_names(graph, force, "--force")
+        wanted = stage_names(graph, only, "--only")
         selected = graph.ancestors(wanted) if wanted else set(graph.nodes)
         nodes = [node for node in graph.nodes.values() if node.name in selected]
         manifests = store.manifests([node.key for node in nodes])
@@ -193,7 +193,8 @@ def _seconds(manifest: Mapping[str, Any] | None) -> float | None:
     return (manifest or {}).get("timings", {}).get("seconds")
 
 
-def _names(graph: Graph, names: Iterable[str], flag: str) -> set[str]:
+def stage_names(graph: Graph, names: Iterable[str], flag: str) -> set[str]:
+    """The stages that names or globs mean; BadConfig, with the nearest, where one means none."""
     import difflib
     import fnmatch
 

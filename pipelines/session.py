@@ -74,7 +74,7 @@ class Result:
 
     def path(self, stage: str) -> Path:
         """The local folder of a stage's artifact."""
-        from pipelines.code import cache_folder
+        from cluster.files import cache_folder
 
         return self.store.fetch(self.artifacts[stage], cache_folder() / "artifacts")
 

@@ -9,8 +9,8 @@ from typing import Any
 from rich.markup import escape
 
 from cluster.errors import BadConfig
+from cluster.files import cache_folder
 from cluster.store import Store
-from pipelines.code import cache_folder
 from pipelines.display import console_out, duration, number
 from pipelines.runs import RunRecord, resolve_run
 from pipelines.status import near_stage

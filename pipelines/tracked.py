@@ -159,9 +159,9 @@ class Tracked:
             return
         folder = f"{self._store.url.rstrip('/')}/{manifest['folder']}"
         if node is not None:
-            for field, stages in node.inputs.items():
-                for stage in stages:
-                    self._input(handle, field, stage)
+            context = "evaluation" if type(node.task).produces == "score" else "training"
+            for stage in node.parents:
+                self._input(handle, stage, context)
         for facts in manifest.get("datasets", []):
             handle.dataset(
                 facts["name"],
@@ -175,7 +175,7 @@ class Tracked:
         tags = {"triptych.artifact": folder, "triptych.content": manifest["content"]}
         handle.end(status, {**numbers(manifest.get("metrics", {})), **numbers(timings)}, tags)
 
-    def _input(self, handle: Any, field: str, stage: str) -> None:
+    def _input(self, handle: Any, stage: str, context: str) -> None:
         """The artifact of an input stage that holds data, as an MLflow dataset of the stage that reads it."""
         manifest = self._manifests.get(stage)
         if manifest is None or manifest.get("kind") not in DATA_KINDS:
@@ -185,7 +185,7 @@ class Tracked:
             source=f"{self._store.url.rstrip('/')}/{manifest['folder']}",
             digest=manifest["content"][:36],
             profile=manifest.get("metrics", {}),
-            context="evaluation" if field == "dataset" and "score" in stage else "training",
+            context=context,
         )
 
     @property

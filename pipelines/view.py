@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.files import cache_folder
 from cluster.store import Store
-from pipelines.code import cache_folder
 from pipelines.runs import RunRecord
 
 SMALL_FILES = {

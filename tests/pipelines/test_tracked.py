@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines import Pipeline, Registration, run
-from tests.recipes.toy import Count, Join, Read, Steps
+from tests.recipes.toy import Count, Join, Read, Seen, Steps
 
 
 def pipeline(text: Path, steps: int = 12) -> Pipeline:
@@ -123,3 +123,11 @@ def test_the_runs_of_a_killed_driver_are_marked_killed(tmp_path: Path, text: Pat
     mlflow = client()
     assert mlflow.get_run(run_id).info.status == "KILLED"
     assert {r.info.status for r in children(mlflow, run_id).values()} <= {"KILLED", "FINISHED"}
+
+
+def test_the_data_a_score_is_measured_on_are_evaluation_data(tmp_path: Path, text: Path, client: Any) -> None:
+    read = Read(source=str(text))
+    result = go(tmp_path, Pipeline([Count(corpus=read, name="count"), Seen(corpus=read, name="seen")]))
+    found = children(client(), result.tracking["run_id"])
+    contexts = {n: [t.value for d in found[n].inputs.dataset_inputs for t in d.tags] for n in ("count", "seen")}
+    assert contexts == {"count": ["training"], "seen": ["evaluation"]}
