@@ -6,9 +6,9 @@ does not import torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from modeling.config import Config, Registry
 from modeling.errors import ConfigError
@@ -41,27 +41,46 @@ class TransformerConfig(Config):
     wherever a TransformerConfig is expected.
     """
 
-    architecture: Literal["encoder"] = "encoder"
+    architecture: Literal["encoder", "decoder", "prefix-lm", "encoder-decoder"] = Field(
+        "encoder", description="prefix-lm: a decoder that sees its prefix whole"
+    )
     vocab_size: int = Field(0, ge=0, description="tokens of the tokenizer; 0 until the tokenizer is known")
-    layers: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1, description="of the one stack, or of the encoder")
+    decoder_layers: int = Field(0, ge=0, description="encoder-decoder: layers of the decoder; 0: as many as layers")
     width: int = Field(256, ge=1, description="D: size of the residual stream")
     heads: int = Field(4, ge=1)
+    head_size: int = Field(0, ge=0, description="width of one attention head; 0: width / heads")
     ff_width: int = Field(1024, ge=1, description="inner size of the feed-forward layer (one branch of a GLU)")
+    embedding_width: int = Field(0, ge=0, description="factorised embeddings: of this width, projected to D; 0: D")
+    share_layers: bool = Field(False, description="one layer's weights for all layers of a stack (ALBERT)")
+    share_stacks: bool = Field(False, description="encoder-decoder: the decoder uses the encoder's weights")
     max_length: int = Field(512, ge=1, description="longest sequence, in tokens")
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_placement: Literal["pre", "post"] = "post"
     norm_eps: float = Field(1e-12, gt=0)
-    positions: Literal["learned", "rotary"] = "learned"
+    embedding_norm: bool | None = Field(None, description="norm on the embeddings; none: where norm_placement is post")
+    positions: Literal["learned", "relative", "rotary", "transformer-xl", "none"] = Field(
+        "learned", description="relative: T5's buckets; transformer-xl: XLNet's, with relative segments"
+    )
+    position_offset: int = Field(0, ge=0, description="first row of the table of learned positions (RoBERTa, BART: 2)")
+    relative_buckets: int = Field(32, ge=4, description="relative positions: buckets of distances")
+    relative_max_distance: int = Field(128, ge=2, description="distance from which all share a bucket")
     rotary_base: float = Field(10_000.0, gt=1)
-    activation: Literal["gelu", "relu", "geglu", "swiglu"] = "gelu"
+    activation: Literal["gelu", "gelu-tanh", "relu", "geglu", "geglu-tanh", "swiglu"] = "gelu"
     bias: bool = Field(True, description="bias in the linear layers of the blocks")
     qk_norm: bool = Field(False, description="RMS-normalise queries and keys per head")
+    attention_scale: bool = Field(True, description="divide attention scores by √head size; T5 does not")
     token_types: int = Field(0, ge=0, description="number of segment embeddings; 0: none")
     tie_embeddings: bool = Field(True, description="output matrix = token embedding")
-    head_transform: bool = Field(True, description="dense + activation + norm before the MLM output (BERT)")
+    head_transform: bool = Field(True, description="dense + activation + norm before the output matrix (BERT)")
+    head_bias: bool = Field(True, description="bias of the output matrix")
+    head_scale: bool = Field(False, description="scale the output's input by 1/√width (T5 with a tied head)")
+    generator_share: float = Field(0.25, gt=0, le=1, description="ELECTRA: the generator's width / the model's")
     dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(0.02, gt=0)
+    init: Literal["normal", "fan-in"] = Field("normal", description="fan-in: deviation 1/√inputs, T5's without scale")
+    init_std: float = Field(0.02, gt=0, description="of init normal")
     zero_init_residual: bool = Field(False, description="output projections of the blocks start at zero")
+    scaled_init_residual: bool = Field(False, description="they start at init_std/√(2·layers) (GPT-2)")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,14 +94,14 @@ class TransformerConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> TransformerConfig:
-        if self.width % self.heads:
+        if not self.head_size and self.width % self.heads:
             raise ConfigError(
                 f"width {self.width} is not a multiple of heads {self.heads}",
-                f"use heads that divide it, such as {_nearest_divisor(self.width, self.heads)}",
+                f"use heads that divide it, such as {_nearest_divisor(self.width, self.heads)}, or set head_size",
             )
-        if self.positions == "rotary" and (self.width // self.heads) % 2:
+        if self.positions == "rotary" and self.head_width % 2:
             raise ConfigError(
-                f"positions rotary need an even head size, found width / heads = {self.width // self.heads}",
+                f"positions rotary need an even head size, found {self.head_width}",
                 "change heads or use positions learned",
             )
         if self.zero_init_residual and self.norm_placement == "post":
@@ -90,11 +109,46 @@ class TransformerConfig(Config):
                 "zero_init_residual needs norm_placement pre, found post",
                 "a post-norm block has no identity path to start from",
             )
+        if self.architecture != "encoder-decoder" and (self.share_stacks or self.decoder_layers):
+            name = "share_stacks" if self.share_stacks else "decoder_layers"
+            raise ConfigError(f"{name} needs architecture encoder-decoder, found {self.architecture}", f"unset {name}")
+        if self.share_stacks and self.decoder_layers not in (0, self.layers):
+            raise ConfigError(
+                f"share_stacks needs as many decoder_layers as layers, found {self.decoder_layers} and {self.layers}",
+                "leave decoder_layers at 0",
+            )
+        if self.positions == "transformer-xl" and (self.architecture, self.norm_placement) != ("encoder", "post"):
+            raise ConfigError(
+                f"positions transformer-xl need a post-norm encoder, found {self.norm_placement}-norm "
+                f"{self.architecture}",
+                "use positions learned, relative or rotary",
+            )
+        if self.embedding_width not in (0, self.width) and self.tie_embeddings and not self.head_transform:
+            raise ConfigError(
+                f"embedding_width {self.embedding_width} is not width {self.width}, so a tied output matrix "
+                "needs head_transform",
+                "set head_transform=true or tie_embeddings=false",
+            )
         return self
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        """Size of one attention head."""
+        return self.head_size or self.width // self.heads
+
+    @property
+    def token_width(self) -> int:
+        """Width of the embeddings, E."""
+        return self.embedding_width or self.width
+
+    @property
+    def normalises_embeddings(self) -> bool:
+        return self.norm_placement == "post" if self.embedding_norm is None else self.embedding_norm
+
+    @property
+    def depth(self) -> int:
+        """Layers of both stacks together, for the scaled initialisation."""
+        return self.layers + (self.decoder_layers or self.layers if self.architecture == "encoder-decoder" else 0)
 
     @property
     def padded_vocab_size(self) -> int:
@@ -121,3 +175,54 @@ def _nearest_divisor(width: int, heads: int) -> int:
 def preset(name: str, **changes: Any) -> TransformerConfig:
     """The preset `name`, with fields changed. Raises ConfigError for an unknown name, with the nearest one."""
     return TransformerConfig(**{**PRESETS.load(name), **changes})
+
+
+CONFIGS = Registry(
+    "architecture",
+    {
+        "encoder": "modeling.architecture:TransformerConfig",
+        "decoder": "modeling.architecture:TransformerConfig",
+        "prefix-lm": "modeling.architecture:TransformerConfig",
+        "encoder-decoder": "modeling.architecture:TransformerConfig",
+        "word-vectors": "modeling.baseline_configs:WordVectorsConfig",
+        "bilstm": "modeling.baseline_configs:ElmoConfig",
+    },
+)
+"""Which config an architecture has."""
+
+
+class ModelConfig(Protocol):
+    """What every model's config has."""
+
+    architecture: str
+    vocab_size: int
+    width: int
+    max_length: int
+
+    @property
+    def padded_vocab_size(self) -> int: ...
+
+    def with_vocabulary(self, vocab_size: int) -> Any: ...
+
+    def model_dump(self, *, mode: str = "python") -> dict[str, Any]: ...
+
+
+def _any_model(value: Any) -> Any:
+    """A preset's name, or fields, as the config of its architecture."""
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, dict):
+        return value
+    if "preset" in value:
+        changes = {k: v for k, v in value.items() if k != "preset"}
+        value = {**PRESETS.load(value["preset"]), **changes}
+    return CONFIGS.load(value.get("architecture", "encoder")).model_validate(value)
+
+
+AnyModel = Annotated[SerializeAsAny[Config], BeforeValidator(_any_model)]
+"""A config field that holds any model's shape: a preset's name, `{"preset": name, field: value}`, or fields."""
+
+
+def model_config(value: Any) -> Any:
+    """The config that a preset's name or a mapping of fields stands for."""
+    return _any_model(value)

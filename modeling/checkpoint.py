@@ -1,52 +1,83 @@
-"""A model as a folder: `config.json` and `model.safetensors`. Training state is in `modeling.resume`.
-
-Files are a pure function of config and weights: sorted JSON, tensors in the module's order.
-"""
+"""A model on disk: `config.json` and `model.safetensors`, nothing that can run code."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from modeling.architecture import ModelConfig, model_config
 from modeling.errors import ConfigError
-from modeling.heads import MaskedLM
-from modeling.transformer import Transformer, TransformerConfig
+from modeling.heads import HEADS
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+NO_HEAD: Mapping[str, Any] = {"name": "", "settings": {}}
 
 
-def save_model(folder: Path, model: nn.Module, config: TransformerConfig) -> None:
-    """Write the config and the weights (fp32, tied matrices once) of `model` into `folder`."""
+def save_model(folder: Path, model: nn.Module, config: ModelConfig, head: Mapping[str, Any] = NO_HEAD) -> None:
+    """Write the config and the weights (fp32, tied matrices once) of `model` into `folder`.
+
+    Args:
+        head: {name in HEADS, settings}: how `load_model` builds it again; without a name it is a task's
+            model, whose trunk alone `load_transformer` can read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
+    text = json.dumps({"model": config.model_dump(mode="json"), "head": dict(head)}, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, str(folder / WEIGHTS))
 
 
-def load_config(folder: Path) -> TransformerConfig:
+def load_config(folder: Path) -> ModelConfig:
     """The config of a saved model. Raises ConfigError, naming the file, where it is missing or unreadable."""
+    return model_config(_saved(folder)["model"])
+
+
+def load_head(folder: Path) -> dict[str, Any]:
+    """{name, settings} of a saved model's head."""
+    return dict(_saved(folder)["head"])
+
+
+def _saved(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        return TransformerConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        model_config(saved["model"])
+        return dict(saved)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected a saved model's folder") from None
-    except ValueError as error:
+    except KeyError as error:
+        raise ConfigError(f"{path}: not a model's config: no key {error}") from None
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not a model's config: {error}") from None
 
 
-def load_model(folder: Path) -> MaskedLM:
-    """The masked language model in `folder`, in evaluation mode; `.transformer` is its trunk."""
-    model = MaskedLM(load_config(folder))
+def build_model(config: ModelConfig, head: Mapping[str, Any]) -> Any:
+    """A model with new weights: the head `head["name"]` of HEADS, told its settings, on the trunk of `config`."""
+    return HEADS.load(head["name"]).for_objective(config, head["settings"])
+
+
+def load_model(folder: Path) -> Any:
+    """The pretrained model in `folder`, in evaluation mode; `.transformer` is its trunk.
+
+    Raises ConfigError where the folder holds a task's model, which has no head of pretraining.
+    """
+    head = load_head(folder)
+    if not head["name"]:
+        raise ConfigError(
+            f"{folder / CONFIG}: a fine-tuned model, expected a pretrained one", "use the model it began from"
+        )
+    model = build_model(load_config(folder), head)
     model.load_state_dict(_weights(folder))
     return model.eval()
 
 
-def load_transformer(folder: Path, into: Transformer) -> None:
+def load_transformer(folder: Path, into: nn.Module) -> None:
     """Copy the trunk's weights of a saved model (whatever its head) into `into`.
 
     Raises ConfigError where the shapes do not fit, naming the first tensor.

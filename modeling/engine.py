@@ -94,18 +94,18 @@ def device_of_rank() -> torch.device:
 
 
 class ScaledLoss(nn.Module):
-    """What DeepSpeed runs: the model under autocast, its summed loss times the normalising factor."""
+    """What DeepSpeed runs: the model under autocast, its summed losses times the normalising factors."""
 
     def __init__(self, model: nn.Module, precision: str, device_type: str) -> None:
         super().__init__()
         self.model, self.autocast, self.device_type = model, precision == "bf16", device_type
 
-    def forward(self, batch: dict[str, Tensor], scale: float) -> tuple[Tensor, Tensor]:
-        """The loss to differentiate, and the plain sum of losses (detached)."""
+    def forward(self, batch: dict[str, Tensor], scale_K: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate, and the plain sums of losses [K] (detached)."""
         # Autocast's cache of cast weights would save casts of tied matrices only, and holds memory.
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
-            loss_sum = self.model(batch).loss_sum
-        return loss_sum * scale, loss_sum.detach()
+            loss_sum_K = self.model(batch).loss_sum.reshape(-1)
+        return (loss_sum_K * scale_K).sum(), loss_sum_K.detach()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

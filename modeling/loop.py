@@ -1,8 +1,9 @@
 """The training loop, for pretraining and fine-tuning, on DeepSpeed at any world size.
 
-Exactness. The loss of a step is Σ losses / Σ labels over all ranks and all micro-batches. DeepSpeed
-averages gradients over ranks and divides by the accumulation steps, so each micro-batch passes
-`local sum · world · accumulation / global count`; the count is all-reduced before the backward pass.
+Exactness. The loss of a step is Σ losses / Σ labels over all ranks and all micro-batches, for each of a
+model's losses by itself (`parts`: they have counts and weights of their own). DeepSpeed averages gradients over
+ranks and divides by the accumulation steps, so each micro-batch passes `weight · local sum · world ·
+accumulation / global count`; the counts are all-reduced before the backward pass.
 Batches, learning rate and dropout are functions of the step alone, so a run that continues from a
 checkpoint ends with the same bytes as one that was never interrupted.
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, NonFiniteLoss, TrainingStopped
+from modeling.heads.base import parts_of
 from modeling.kernels import keep_freed_memory
 from modeling.resume import load_checkpoint, save_checkpoint
 from modeling.schedule import LoopConfig, learning_rate
@@ -45,7 +47,7 @@ class LogRecord:
 
     step: int
     loss: float
-    """Mean over the labels of the steps since the last record, nats."""
+    """Mean over the labels of the steps since the last record, nats; of several losses the weighted sum."""
     learning_rate: float
     grad_norm: float
     """Global gradient norm before clipping, at this step."""
@@ -53,11 +55,13 @@ class LogRecord:
     """Tokens seen since step 0, padding excluded."""
     tokens_per_second: float = 0.0
     mfu: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """{name: mean} of a model's losses where it has several."""
 
     def row(self) -> dict[str, float]:
         kept = asdict(self)
-        del kept["tokens_per_second"], kept["mfu"]
-        return kept
+        del kept["tokens_per_second"], kept["mfu"], kept["parts"]
+        return {**kept, **{f"loss_{name}": value for name, value in self.parts.items()}}
 
 
 @dataclass
@@ -87,9 +91,20 @@ class _Progress:
 
     tokens: int = 0
     labels: int = 0
-    interval_loss: float = 0.0
-    interval_labels: int = 0
+    interval_losses: list[float] = field(default_factory=list)
+    interval_labels: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+def count_tokens(batch: Mapping[str, Tensor]) -> int:
+    """Tokens that a batch lets a model see, padding excluded; of both sides where there are two."""
+    count = 0
+    for ids, mask in (("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask")):
+        if mask in batch:
+            count += int(batch[mask].sum())
+        elif ids in batch:
+            count += batch[ids].numel()
+    return count
 
 
 def rank_rows(batch_size: int, rank: int, world_size: int) -> range:
@@ -213,7 +228,9 @@ class _Run:
         self.should_stop: Callable[[], bool] = lambda: False
         self.on_checkpoint: Callable[[int], None] = lambda step: None
         self.log: Callable[[str], None] = lambda message: None
+        self.parts = parts_of(model)
         self.progress = _Progress()
+        self._clear_interval()
         self.seconds: dict[str, list[float]] = {"data": [], "forward_backward": [], "optimizer": []}
 
     def train(self, next_batch: Callable[[int], Batch], folder: Path | None, every_seconds: float) -> FitResult:
@@ -275,12 +292,11 @@ class _Run:
             if name != SAMPLE_IDS
         }
         got_data = time.perf_counter()
-        mask = batch.get("attention_mask")
-        tokens = int(mask.sum()) if mask is not None else batch["input_ids"].numel()
-        labels, tokens = map(int, self._sum_over_ranks(float(self.model.count(batch)), float(tokens)))
-        loss_sum = self._backward(step, batch, labels)
-        loss_sum, stops, dues = self._sum_over_ranks(loss_sum, float(stop), float(due))
-        if not math.isfinite(loss_sum):
+        counts = self.model.count(batch).double().reshape(-1).tolist()
+        *counts, tokens = self._sum_over_ranks(*counts, float(count_tokens(batch)))
+        sums = self._backward(step, batch, counts)
+        *sums, stops, dues = self._sum_over_ranks(*sums, float(stop), float(due))
+        if not all(map(math.isfinite, sums)):
             raise NonFiniteLoss(step, self._samples(step, sample_ids, batch))
         computed = time.perf_counter()
         for group in self.engine.optimizer.param_groups:
@@ -297,43 +313,56 @@ class _Run:
         done = time.perf_counter()
         for part, seconds in zip(self.seconds, (got_data - began, computed - got_data, done - computed), strict=True):
             self.seconds[part].append(seconds)
-        self.progress.tokens += tokens
-        self.progress.labels += labels
-        self.progress.interval_loss += loss_sum
-        self.progress.interval_labels += labels
+        progress = self.progress
+        progress.tokens += int(tokens)
+        progress.labels += int(counts[0])
+        progress.interval_losses = [a + b for a, b in zip(progress.interval_losses, sums, strict=True)]
+        progress.interval_labels = [a + int(b) for a, b in zip(progress.interval_labels, counts, strict=True)]
         return stops > 0, dues > 0
 
-    def _backward(self, step: int, batch: dict[str, Tensor], labels: int) -> float:
-        """Forward and backward of all micro-batches; this rank's sum of losses."""
+    def _backward(self, step: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
+        """Forward and backward of all micro-batches; this rank's sums of losses."""
         rows = next(iter(batch.values())).shape[0]
-        scale = self.world_size * self.accumulation / max(labels, 1)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        factor = self.world_size * self.accumulation
+        scale = torch.tensor(
+            [weight * factor / max(count, 1) for (_, weight), count in zip(self.parts, counts, strict=True)],
+            dtype=torch.float32,
+            device=self.device,
+        )
+        total = torch.zeros(len(counts), dtype=torch.float64, device=self.device)
         for micro in range(self.accumulation):
             low, high = rows * micro // self.accumulation, rows * (micro + 1) // self.accumulation
             # A rank with fewer rows than micro-batches still takes part in every backward, with weight 0.
             part = {name: value[low : max(high, low + 1)] for name, value in batch.items()}
             # Dropout's masks: a function of seed, step, rank and micro-batch, nothing that went before.
             torch.manual_seed(_mix(self.loop.seed, step, self.rank, micro))
-            loss, loss_sum = self.engine(part, scale if high > low else 0.0)
+            loss, loss_sum = self.engine(part, scale if high > low else torch.zeros_like(scale))
             self.engine.backward(loss)
             if high > low:
                 total += loss_sum.double()
             if micro + 1 < self.accumulation:
                 self.engine.step()  # DeepSpeed's own counter: updates nothing before the last micro-batch
-        return float(total)
+        return [float(value) for value in total.tolist()]
+
+    def _clear_interval(self) -> None:
+        self.progress.interval_losses = [0.0] * len(self.parts)
+        self.progress.interval_labels = [0] * len(self.parts)
 
     def _record(self, step: int, rate: float) -> None:
         done = self.progress
+        sums = zip(self.parts, done.interval_losses, done.interval_labels, strict=True)
+        means = {name: loss / max(labels, 1) for (name, _), loss, labels in sums}
         record = LogRecord(
             step=step + 1,
-            loss=done.interval_loss / max(done.interval_labels, 1),
+            loss=sum(weight * means[name] for name, weight in self.parts),
             learning_rate=learning_rate(self.loop, step),
             grad_norm=self.grad_norm,
             tokens=done.tokens,
             tokens_per_second=rate,
             mfu=self.mfu_per_token * rate if self.mfu_per_token else None,
+            parts=means if len(means) > 1 else {},
         )
-        done.interval_loss, done.interval_labels = 0.0, 0
+        self._clear_interval()
         done.history.append(record.row())
         self.on_log(record)
 

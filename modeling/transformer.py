@@ -1,37 +1,23 @@
 """One transformer for every architecture, built from `TransformerConfig`.
 
-Queries, keys and values come from one matrix product; a padding mask is used only where there is
-padding; what is not a matrix product is in `modeling.kernels`.
+A `Stack` is embeddings and blocks. Encoder, decoder and prefix LM have one and differ in who may look at whom
+(`modeling.masks`); an encoder-decoder has two, and the second also attends to the first's states.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.architecture import PRESETS, TransformerConfig, preset
+from modeling.blocks import Block, CrossAttention, norm_layer
+from modeling.cache import Cache
 from modeling.errors import ConfigError
-from modeling.kernels import attention, rms_norm, rotate
+from modeling.masks import EVERYTHING, Visibility, cross_visibility, self_visibility
 
-__all__ = ["PRESETS", "Attention", "Block", "FeedForward", "Transformer", "TransformerConfig", "norm_layer", "preset"]
-
-
-def norm_layer(config: TransformerConfig) -> nn.Module:
-    if config.norm == "rmsnorm":
-        return RMSNorm(config.width, eps=config.norm_eps)
-    return nn.LayerNorm(config.width, eps=config.norm_eps)
-
-
-class RMSNorm(nn.Module):
-    """Normalises by the root mean square (Zhang and Sennrich 2019); its output is ready for a matrix product."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, dtype)
+__all__ = ["PRESETS", "Stack", "Transformer", "TransformerConfig", "init_weights", "norm_layer", "preset"]
 
 
 def rotary_turns(config: TransformerConfig) -> Tensor:
@@ -45,66 +31,130 @@ def rotary_turns(config: TransformerConfig) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), bidirectional."""
+def relative_bucket(distance: Tensor, buckets: int, max_distance: int, bidirectional: bool) -> Tensor:
+    """T5's bucket of key place − query place (Raffel et al. 2020, section 2.1): exact when near, then logarithmic.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    A bidirectional stack gives half of the buckets to each direction; a causal one has none for the future.
+    """
+    offset = torch.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        offset = (distance > 0).long() * buckets
+        distance = distance.abs()
+    else:
+        distance = (-distance).clamp(min=0)
+    exact = buckets // 2
+    # in float32, as the released models were trained: the last digit decides a bucket at the edges
+    far = torch.log(distance.float().clamp(min=1) / exact) / math.log(max_distance / exact) * (buckets - exact)
+    far = (exact + far.long()).clamp(max=buckets - 1)
+    return offset + torch.where(distance < exact, distance, far)
+
+
+class Stack(nn.Module):
+    """Embedded tokens to hidden states: positions, segments and norm of the embeddings, blocks, final norm.
+
+    Args:
+        layers: blocks to run through.
+        causal: a token sees those before it only.
+        cross: each block also attends to another stack's states.
+        own_blocks: False for a stack that is lent another one's blocks.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, layers: int, *, causal: bool, cross: bool = False, own_blocks: bool = True
+    ) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
-        self.output = nn.Linear(config.width, config.width, bias=config.bias)
-        self.query_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else None
-        self.key_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else None
-
-    def forward(self, x_BLD: Tensor, mask: Tensor | None, turn: Tensor | None) -> Tensor:
-        B, L, D = x_BLD.shape
-        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q, torch.float32), self.key_norm(k, torch.float32)
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        out = attention(q.to(v.dtype), k.to(v.dtype), v, mask, self.dropout if self.training else 0.0)
-        return self.output(out.transpose(1, 2).reshape(B, L, D))
-
-
-class FeedForward(nn.Module):
-    """Two linear layers around an activation, or a gated one (Shazeer 2020, arXiv:2002.05202)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.activation = config.activation
-        branches = 2 if config.activation.endswith("glu") else 1
-        self.input = nn.Linear(config.width, branches * config.ff_width, bias=config.bias)
-        self.output = nn.Linear(config.ff_width, config.width, bias=config.bias)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        h = self.input(x_BLD)
-        if self.activation == "gelu":
-            h = F.gelu(h)
-        elif self.activation == "relu":
-            h = F.relu(h)
-        else:
-            gate, value = h.chunk(2, -1)
-            h = (F.gelu(gate) if self.activation == "geglu" else F.silu(gate)) * value
-        return self.output(h)
-
-
-class Block(nn.Module):
-    """Attention and feed-forward, each with a residual; the norm before (pre) or after the sum (post)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.pre = config.norm_placement == "pre"
-        self.attention_norm, self.attention = norm_layer(config), Attention(config)
-        self.ff_norm, self.ff = norm_layer(config), FeedForward(config)
+        self.config, self.layers, self.causal = config, layers, causal
+        E = config.token_width
+        rows = config.max_length + config.position_offset
+        self.positions = nn.Embedding(rows, E) if config.positions == "learned" else None
+        self.token_types = nn.Embedding(config.token_types, E) if config.token_types else None
+        self.embedding_norm = norm_layer(config, E) if config.normalises_embeddings else None
+        self.project = nn.Linear(E, config.width) if config.embedding_width not in (0, config.width) else None
+        self.relative = nn.Embedding(config.relative_buckets, config.heads) if config.positions == "relative" else None
+        distinct = (1 if config.share_layers else layers) if own_blocks else 0
+        self.blocks = nn.ModuleList(Block(config) for _ in range(distinct))
+        self.cross = nn.ModuleList(CrossAttention(config) for _ in range(layers)) if cross else None
+        # Post-norm has normalised the last sum already.
+        self.final_norm = norm_layer(config) if config.norm_placement == "pre" else None
         self.dropout = nn.Dropout(config.dropout)
+        if config.positions == "rotary":
+            # As pairs of floats: moving a module to another dtype or device keeps no complex buffers whole.
+            self.register_buffer("rotary", torch.view_as_real(rotary_turns(config)), persistent=False)
 
-    def forward(self, x_BLD: Tensor, mask: Tensor | None, turn: Tensor | None) -> Tensor:
-        if self.pre:
-            x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD), mask, turn))
-            return x_BLD + self.dropout(self.ff(self.ff_norm(x_BLD)))
-        x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, mask, turn)))
-        return self.ff_norm(x_BLD + self.dropout(self.ff(x_BLD)))
+    def forward(
+        self,
+        x_BLE: Tensor,
+        visible: Visibility,
+        *,
+        token_type_ids_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
+        cache: Cache | None = None,
+        memory_BLD: Tensor | None = None,
+        over: Visibility = EVERYTHING,
+        blocks: nn.ModuleList | None = None,
+    ) -> Tensor:
+        """Hidden states [B, L, D] of embedded tokens; `memory_BLD` and `over`: the encoder's states and their mask."""
+        L, past = x_BLE.shape[1], cache.length if cache is not None else 0
+        if self.config.max_length < past + L:
+            raise ConfigError(
+                f"a sequence has {past + L} tokens, but model.max_length is {self.config.max_length}",
+                "shorten the examples or raise model.max_length",
+            )
+        x = self._embed(x_BLE, past, token_type_ids_BL, position_ids_BL)
+        turn = self._turn(past, L, position_ids_BL)
+        bias = self._bias(past, L, x.device)
+        blocks = self.blocks if blocks is None else blocks
+        for n in range(self.layers):
+            reached = None
+            if self.cross is not None and memory_BLD is not None:
+                layer = self.cross[n]
+                pair = cache.cross[n] if cache is not None else None
+                if pair is None:
+                    pair = layer.keys_and_values(memory_BLD)
+                if cache is not None:
+                    cache.cross[n] = pair
+                reached = (layer, pair, over)
+            own = cache.own[n] if cache is not None else None
+            x = blocks[n % len(blocks)](x, visible, turn, bias, own, reached)
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def _embed(
+        self, x_BLE: Tensor, past: int, token_type_ids_BL: Tensor | None, position_ids_BL: Tensor | None
+    ) -> Tensor:
+        if self.positions is not None:
+            first = self.config.position_offset + past
+            if position_ids_BL is None:
+                x_BLE = x_BLE + self.positions.weight[first : first + x_BLE.shape[1]]
+            else:
+                x_BLE = x_BLE + self.positions(position_ids_BL + self.config.position_offset)
+        if self.token_types is not None:
+            types = self.token_types.weight[0] if token_type_ids_BL is None else self.token_types(token_type_ids_BL)
+            x_BLE = x_BLE + types
+        if self.embedding_norm is not None:
+            x_BLE = self.embedding_norm(x_BLE)
+        x_BLE = self.dropout(x_BLE)
+        return x_BLE if self.project is None else self.project(x_BLE)
+
+    def _turn(self, past: int, length: int, position_ids_BL: Tensor | None) -> Tensor | None:
+        if self.config.positions != "rotary":
+            return None
+        turns = torch.view_as_complex(self.rotary)
+        return turns[past : past + length] if position_ids_BL is None else turns[position_ids_BL][:, None]
+
+    def _bias(self, past: int, length: int, device: torch.device) -> Tensor | None:
+        """[1, H, Lq, Lk]: what each head adds to the score of a key at some distance from the query."""
+        if self.relative is None:
+            return None
+        keys = torch.arange(past + length, device=device)
+        config = self.config
+        bucket = relative_bucket(
+            keys[None, :] - keys[past:, None],
+            config.relative_buckets,
+            config.relative_max_distance,
+            bidirectional=not self.causal,
+        )
+        return self.relative(bucket).permute(2, 0, 1)[None]
 
 
 class Transformer(nn.Module):
@@ -121,25 +171,38 @@ class Transformer(nn.Module):
                 "use config.with_vocabulary(size) before building the model",
             )
         self.config = config
-        self.tokens = nn.Embedding(config.padded_vocab_size, config.width)
-        learned = config.positions == "learned"
-        self.positions = nn.Embedding(config.max_length, config.width) if learned else None
-        self.token_types = nn.Embedding(config.token_types, config.width) if config.token_types else None
-        # Post-norm normalises the embeddings and needs no final norm; pre-norm the other way round.
-        self.norm = norm_layer(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        if config.positions == "rotary":
-            # As pairs of floats: moving a module to another dtype or device keeps no complex buffers whole.
-            self.register_buffer("rotary", torch.view_as_real(rotary_turns(config)), persistent=False)
-        self.apply(self._init)
-        if config.zero_init_residual:
-            for block in self.blocks:
-                nn.init.zeros_(block.attention.output.weight)
-                nn.init.zeros_(block.ff.output.weight)
+        self.tokens = nn.Embedding(config.padded_vocab_size, config.token_width)
+        self.encoder: nn.Module | None = None
+        self.decoder: Stack | None = None
+        if config.positions == "transformer-xl":
+            from modeling.transformer_xl import RelativeStack
 
-    def _init(self, module: nn.Module) -> None:
-        init_weights(module, self.config.init_std)
+            self.encoder = RelativeStack(config)
+        elif config.architecture in ("encoder", "encoder-decoder"):
+            self.encoder = Stack(config, config.layers, causal=False)
+        if config.architecture == "encoder-decoder":
+            layers = config.decoder_layers or config.layers
+            self.decoder = Stack(config, layers, causal=True, cross=True, own_blocks=not config.share_stacks)
+        elif config.architecture in ("decoder", "prefix-lm"):
+            self.decoder = Stack(config, config.layers, causal=True)
+        self.reset()
+
+    def reset(self) -> None:
+        """Draw the weights anew, as the config says."""
+        config = self.config
+        for name, module in self.named_modules():
+            if config.init == "fan-in":
+                _init_fan_in(name, module, config)
+            else:
+                init_weights(module, config.init_std)
+        with torch.no_grad():
+            self.tokens.weight[config.vocab_size :].zero_()  # never an input, never predicted
+            for name, parameter in self.named_parameters():
+                if name.endswith("output.weight") and (".blocks." in name or ".cross." in name):
+                    if config.zero_init_residual:
+                        parameter.zero_()
+                    elif config.scaled_init_residual:
+                        parameter.mul_((2 * config.depth) ** -0.5)
 
     def forward(
         self,
@@ -147,52 +210,121 @@ class Transformer(nn.Module):
         attention_mask_BL: Tensor | None = None,
         token_type_ids_BL: Tensor | None = None,
         position_ids_BL: Tensor | None = None,
+        *,
+        segment_ids_BL: Tensor | None = None,
+        prefix_mask_BL: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        """Hidden states [B, L, D].
+        """Hidden states [B, L, D] of the one stack, or of the encoder.
 
         Args:
             input_ids_BL: int64 ids below vocab_size.
-            attention_mask_BL: 1 or True where a token may be attended to; None: everywhere.
-            token_type_ids_BL: segment ids; None: segment 0.
+            attention_mask_BL: 1 or True where a token may be attended to, [B, L] (with a cache: [B, past + L]);
+                None: everywhere.
+            token_type_ids_BL: segment embeddings' ids; None: 0.
             position_ids_BL: positions; None: 0…L−1.
+            segment_ids_BL: tokens of different numbers do not see each other (documents packed into one row).
+            prefix_mask_BL: prefix LM: True on the part that every token sees.
+            cache: of a decoder: the tokens before these; these are added to it.
 
         Raises ConfigError for a sequence longer than max_length.
         """
-        L = input_ids_BL.shape[1]
-        if self.config.max_length < L:
-            raise ConfigError(
-                f"a sequence has {L} tokens, but model.max_length is {self.config.max_length}",
-                "shorten the examples or raise model.max_length",
-            )
-        x_BLD = self.tokens(input_ids_BL)
-        if self.positions is not None:
-            x_BLD = x_BLD + (self.positions.weight[:L] if position_ids_BL is None else self.positions(position_ids_BL))
-        if self.token_types is not None:
-            types = self.token_types.weight[0] if token_type_ids_BL is None else self.token_types(token_type_ids_BL)
-            x_BLD = x_BLD + types
-        pre = self.config.norm_placement == "pre"
-        x_BLD = self.dropout(x_BLD if pre else self.norm(x_BLD))
-        mask = self._attention_mask(attention_mask_BL)
-        turn = self._turn(L, position_ids_BL)
-        for block in self.blocks:
-            x_BLD = block(x_BLD, mask, turn)
-        return self.norm(x_BLD) if pre else x_BLD
+        stack = self.encoder if self.encoder is not None else self.decoder
+        assert stack is not None
+        if self.encoder is not None and cache is not None:
+            raise ConfigError(f"a cache needs a decoder, found {self.config.architecture}", "use decode()")
+        visible = self_visibility(
+            input_ids_BL.shape[1],
+            causal=self.encoder is None,
+            device=input_ids_BL.device,
+            attention_mask_BL=attention_mask_BL,
+            segment_ids_BL=segment_ids_BL,
+            prefix_mask_BL=prefix_mask_BL,
+            past=cache.length if cache is not None else 0,
+        )
+        more = {} if cache is None else {"cache": cache}
+        return stack(
+            self.tokens(input_ids_BL),
+            visible,
+            token_type_ids_BL=token_type_ids_BL,
+            position_ids_BL=position_ids_BL,
+            **more,
+        )
 
-    @staticmethod
-    def _attention_mask(attention_mask_BL: Tensor | None) -> Tensor | None:
-        """[B, 1, 1, L] bool, or None where nothing is masked: attention without a mask is faster.
+    def decode(
+        self,
+        decoder_input_ids_BL: Tensor,
+        memory_BLD: Tensor,
+        attention_mask_BL: Tensor | None = None,
+        decoder_attention_mask_BL: Tensor | None = None,
+        *,
+        segment_ids_BL: Tensor | None = None,
+        decoder_segment_ids_BL: Tensor | None = None,
+        decoder_position_ids_BL: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, L, D] of an encoder-decoder's second stack.
 
-        Looking at the values would stall a GPU's queue, so there the mask is used as given.
+        Args:
+            memory_BLD: `forward`'s states of the inputs; attention_mask_BL, segment_ids_BL: those of the inputs.
+            decoder_…: as their namesakes of `forward`.
         """
-        if attention_mask_BL is None or (attention_mask_BL.device.type == "cpu" and bool(attention_mask_BL.all())):
-            return None
-        return attention_mask_BL.bool()[:, None, None, :]
+        if self.encoder is None or self.decoder is None:
+            raise ConfigError(f"decode needs architecture encoder-decoder, found {self.config.architecture}")
+        visible = self_visibility(
+            decoder_input_ids_BL.shape[1],
+            causal=True,
+            device=decoder_input_ids_BL.device,
+            attention_mask_BL=decoder_attention_mask_BL,
+            segment_ids_BL=decoder_segment_ids_BL,
+            past=cache.length if cache is not None else 0,
+        )
+        return self.decoder(
+            self.tokens(decoder_input_ids_BL),
+            visible,
+            position_ids_BL=decoder_position_ids_BL,
+            cache=cache,
+            memory_BLD=memory_BLD,
+            over=cross_visibility(attention_mask_BL, segment_ids_BL, decoder_segment_ids_BL),
+            blocks=self.encoder.blocks if self.config.share_stacks else None,
+        )
 
-    def _turn(self, length: int, position_ids_BL: Tensor | None) -> Tensor | None:
-        if self.config.positions != "rotary":
-            return None
-        turns = torch.view_as_complex(self.rotary)
-        return turns[:length] if position_ids_BL is None else turns[position_ids_BL][:, None]
+    def new_cache(self) -> Cache:
+        """An empty cache for the decoder."""
+        if self.decoder is None:
+            raise ConfigError(f"a cache needs a decoder, found architecture {self.config.architecture}")
+        return Cache(self.decoder.layers)
+
+
+def hidden_states(transformer: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Hidden states [B, L, D] where a batch's labels stand: at the decoder's tokens if there are two stacks.
+
+    Rows are padded at their end, where a causal stack needs no mask for it.
+    """
+    config = transformer.config
+    causal = config.architecture == "decoder"
+    more = {}
+    if "segment_ids" in batch:
+        more["segment_ids_BL"] = batch["segment_ids"]
+    if config.architecture == "prefix-lm" and "prefix_mask" in batch:
+        more["prefix_mask_BL"] = batch["prefix_mask"]
+    hidden_BLD = transformer(
+        batch["input_ids"],
+        None if causal else batch.get("attention_mask"),
+        batch.get("token_type_ids"),
+        batch.get("position_ids"),
+        **more,
+    )
+    if config.architecture != "encoder-decoder" or "decoder_input_ids" not in batch:
+        return hidden_BLD
+    return transformer.decode(
+        batch["decoder_input_ids"],
+        hidden_BLD,
+        batch.get("attention_mask"),
+        segment_ids_BL=batch.get("segment_ids"),
+        decoder_segment_ids_BL=batch.get("decoder_segment_ids"),
+        decoder_position_ids_BL=batch.get("decoder_position_ids"),
+    )
 
 
 def init_weights(module: nn.Module, std: float) -> None:
@@ -205,3 +337,19 @@ def init_weights(module: nn.Module, std: float) -> None:
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _init_fan_in(name: str, module: nn.Module, config: TransformerConfig) -> None:
+    """1/√inputs for matrices, so that scores need no scaling; queries by 1/√head size more (T5's released code)."""
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=config.width**-0.5 if name.endswith("relative") else 1.0)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+        inner = config.heads * config.head_width
+        with torch.no_grad():
+            if name.endswith("qkv"):
+                module.weight[:inner].mul_(config.head_width**-0.5)
+            elif name.endswith("query"):
+                module.weight.mul_(config.head_width**-0.5)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tasks.objectives.settings import ObjectiveSettings
 
 IGNORED = -100  # the label of a position without loss
 
@@ -18,13 +22,23 @@ IGNORED = -100  # the label of a position without loss
 class Vocabulary:
     """What an objective needs to know of the tokenizer.
 
-    `special` [V] bool: not ordinary text, never masked; `starts_word` [V] bool: a piece that begins a word.
+    Attributes:
+        special_tokens: {role: id}; `bos` and `eos` are there for every tokenizer (where it has none of its own,
+            [CLS] and [SEP], or <|endoftext|>, stand for them).
+        special: bool [V], not ordinary text: never masked, never drawn.
+        starts_word: bool [V], a piece that begins a word.
+        tokens: [V] strings as the tokenizer spells them; empty where no objective needs them.
+        sentinels: ids of <extra_id_0>, <extra_id_1>, … in this order; empty for tokenizers without.
+        counts: int64 [V], how often each token stands in the training split; empty where unknown.
     """
 
     size: int
     special_tokens: Mapping[str, int]
     special: np.ndarray
     starts_word: np.ndarray
+    tokens: tuple[str, ...] = ()
+    sentinels: tuple[int, ...] = ()
+    counts: np.ndarray | None = None
 
     @property
     def pad(self) -> int:
@@ -32,6 +46,11 @@ class Vocabulary:
         return self.special_tokens["pad"]
 
     @property
+    def eos(self) -> int:
+        """The id that ends a text."""
+        return self.special_tokens["eos"]
+
+    @cached_property
     def ordinary(self) -> np.ndarray:
         """Ids of the ordinary tokens, ascending."""
         return np.flatnonzero(~self.special)
@@ -42,41 +61,70 @@ class Objective:
 
     Args:
         vocabulary: of the tokenizer that made the tokens.
-        settings: the objective's part of `examples.json`.
+        settings: its section of the config.
+        length_tokens: of a model input; `settings.layout(length_tokens)` says what a raw row is.
 
     Raises:
         BadConfig: the tokenizer lacks a special token that the objective needs.
     """
 
-    needs: tuple[str, ...] = ("pad", "cls", "sep")
-    """Special tokens without which it cannot work, by role."""
     columns: tuple[str, ...] = ("input_ids", "labels")
-    """What `draw` gives besides attention_mask."""
+    """What static masking writes: keys of `draw`'s result, without attention_mask, segment_ids, position_ids."""
 
-    def __init__(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
+    def __init__(self, vocabulary: Vocabulary, settings: ObjectiveSettings, length_tokens: int) -> None:
         from cluster.errors import BadConfig
 
-        self.vocabulary = vocabulary
-        for role in self.needs:
-            if role not in vocabulary.special_tokens:
+        self.vocabulary, self.settings, self.length_tokens = vocabulary, settings, length_tokens
+        known = {**vocabulary.special_tokens, **({"sentinels": 0} if vocabulary.sentinels else {})}
+        for role in settings.needs:
+            if role not in known:
                 raise BadConfig(
-                    f"objective: {type(self).__name__} needs a {role} token, the tokenizer has "
-                    f"{', '.join(vocabulary.special_tokens) or 'no special tokens'}",
+                    f"objective {settings.kind!r} needs a {role} token, the tokenizer has "
+                    f"{', '.join(known) or 'no special tokens'}",
                     "train the tokenizer with another kind",
                 )
 
     def draw(
-        self, tokens_BL: np.ndarray, seed: int, epochs_B: np.ndarray, indices_B: np.ndarray
+        self,
+        tokens_BR: np.ndarray,
+        seed: int,
+        epochs_B: np.ndarray,
+        indices_B: np.ndarray,
+        facts: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Examples from packed sequences.
+        """Examples from raw rows.
 
         Args:
-            tokens_BL: token ids, padded at the end; any integer type, not changed.
+            tokens_BR: token ids of `settings.layout(length_tokens).tokens` each, padded at the end; any integer
+                type, not changed.
             seed: of the run.
             epochs_B, indices_B: which sample each row is. With the seed they determine every random choice,
                 so a row's example is the same in any batch.
+            facts: for sentence pairs: `boundary` int [B], tokens of the first segment with its [CLS] and [SEP];
+                `pair_label` int [B].
 
         Returns:
-            input_ids int64 [B, L], labels int64 [B, L] (-100 without loss), and what else the model takes.
+            A batch for the model: input_ids int64 [B, L], labels int64 [B, L] (−100 without loss),
+            attention_mask bool [B, L], and by objective token_type_ids, pair_labels, segment_ids, position_ids …;
+            or, where `settings.paired`, what `tasks.objectives.convert` takes: `inputs` int64 [B, Li] and
+            `targets` int64 [B, Lt], padded at the end, with `input_segments`, `target_segments` [B, …] where
+            documents are kept apart.
         """
         raise NotImplementedError
+
+
+def documents(tokens_BL: np.ndarray, separator: int, separator_first: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(segment_ids, position_ids) int64 [B, L] of rows that hold several documents.
+
+    A separator ends the document before it, or with `separator_first` begins the one after it; positions
+    count from 0 in each document. The tokens of a row before its first separator are its document 0.
+    """
+    is_separator = tokens_BL == separator
+    begins = np.zeros(tokens_BL.shape, dtype=bool)
+    if separator_first:
+        begins[:, 1:] = is_separator[:, 1:]
+    else:
+        begins[:, 1:] = is_separator[:, :-1]
+    places = np.arange(tokens_BL.shape[1])
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    return np.cumsum(begins, axis=1), places - first

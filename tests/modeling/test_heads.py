@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling.heads import IGNORE, MaskedLM, SequenceClassifier, SpanExtractor, Trainable, mean_pool
+from modeling.heads.base import IGNORE, Trainable, mean_pool
+from modeling.heads.classification import SequenceClassifier, SpanExtractor
+from modeling.heads.language import LanguageModel
 from modeling.transformer import TransformerConfig, preset
 
 VOCABULARY = 70
@@ -21,11 +23,11 @@ def batch(rows: int = 4, length: int = 12) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_at_masked_positions_equal_the_full_ones(transform, tied):
     torch.manual_seed(0)
-    model = MaskedLM(CONFIG.model_copy(update={"head_transform": transform, "tie_embeddings": tied}))
+    model = LanguageModel(CONFIG.model_copy(update={"head_transform": transform, "tie_embeddings": tied}))
     data = batch()
     full_BLV = model.logits(model.hidden(data))
     where = data["labels"] != IGNORE
-    found_NV, labels_N = model.masked_logits(data)
+    found_NV, labels_N = model.labelled_logits(data)
     assert torch.equal(labels_N, data["labels"][where])
     assert torch.allclose(found_NV, full_BLV[where], atol=1e-5)
     plain = F.cross_entropy(full_BLV[..., :VOCABULARY].flatten(0, 1), data["labels"].flatten(), reduction="sum")
@@ -36,10 +38,10 @@ def test_logits_at_masked_positions_equal_the_full_ones(transform, tied):
 
 def test_padded_vocabulary_rows_are_never_predicted_and_get_no_gradient():
     torch.manual_seed(0)
-    model = MaskedLM(CONFIG)
+    model = LanguageModel(CONFIG)
     model(batch()).loss_sum.backward()
-    assert model.output_bias.shape == (128,)
-    assert torch.all(model.output_bias.grad[VOCABULARY:] == 0)
+    assert model.head.bias.shape == (128,)
+    assert torch.all(model.head.bias.grad[VOCABULARY:] == 0)
     assert torch.all(model.transformer.tokens.weight.grad[VOCABULARY:] == 0)
     probabilities = model.logits(model.hidden(batch())).softmax(-1)
     assert torch.all(probabilities[..., VOCABULARY:] == 0)
@@ -47,7 +49,7 @@ def test_padded_vocabulary_rows_are_never_predicted_and_get_no_gradient():
 
 
 def test_a_batch_without_labels_has_a_zero_loss_and_finite_gradients():
-    model = MaskedLM(CONFIG)
+    model = LanguageModel(CONFIG)
     data = batch()
     data["labels"][:] = IGNORE
     loss, count = model(data)
@@ -58,7 +60,7 @@ def test_a_batch_without_labels_has_a_zero_loss_and_finite_gradients():
 
 def test_sums_over_micro_batches_equal_the_sum_over_the_batch():
     torch.manual_seed(0)
-    model, data = MaskedLM(CONFIG), batch()
+    model, data = LanguageModel(CONFIG), batch()
     parts = [model({k: v[i : i + 1] for k, v in data.items()}) for i in range(4)]
     whole = model(data)
     assert torch.allclose(sum(p.loss_sum for p in parts), whole.loss_sum, rtol=1e-5)
@@ -108,5 +110,5 @@ def test_spans_stay_inside_the_passage_and_in_order():
 
 def test_heads_are_trainables():
     config = preset("modern-tiny", vocab_size=VOCABULARY)
-    for head in (MaskedLM(config), SequenceClassifier(config, 2), SpanExtractor(config)):
+    for head in (LanguageModel(config), SequenceClassifier(config, 2), SpanExtractor(config)):
         assert isinstance(head, Trainable)

@@ -1,0 +1,112 @@
+"""Heads for downstream tasks: a label or a number for a sequence, an answer span inside it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling.errors import ConfigError
+from modeling.heads.base import IGNORE, LossSum, last_token, mean_pool
+from modeling.transformer import Transformer, TransformerConfig, hidden_states, init_weights
+
+
+class SequenceClassifier(nn.Module):
+    """A label, or with num_labels=1 a number, for a whole sequence.
+
+    Batch: as for the transformer, and labels [B]: int64 class ids (−100: no loss) or, for regression,
+    floats. Pooling `mean` averages the hidden states of the attended tokens; `cls` takes the first
+    token through a dense tanh layer, as BERT does; `last` the last attended token, as GPT does.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_labels: int,
+        pooling: Literal["mean", "cls", "last"] = "mean",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_labels < 1:
+            raise ConfigError(f"num_labels is {num_labels}: expected at least 1")
+        self.config, self.num_labels, self.pooling = config, num_labels, pooling
+        self.transformer = Transformer(config)
+        self.pooler = nn.Linear(config.width, config.width) if pooling == "cls" else None
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.width, num_labels)
+        for layer in (self.pooler, self.classifier):
+            if layer is not None:
+                init_weights(layer, config.init_std)
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """[B, num_labels], float32."""
+        hidden_BLD = hidden_states(self.transformer, batch)
+        if self.pooler is not None:
+            pooled_BD = torch.tanh(self.pooler(hidden_BLD[:, 0]))
+        elif self.pooling == "last":
+            pooled_BD = last_token(hidden_BLD, batch.get("attention_mask"))
+        else:
+            pooled_BD = mean_pool(hidden_BLD, batch.get("attention_mask"))
+        return self.classifier(self.dropout(pooled_BD)).float()
+
+    def forward(self, batch: dict[str, Tensor]) -> LossSum:
+        logits = self.logits(batch)
+        if self.num_labels == 1:
+            loss = F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="sum")
+        else:
+            loss = F.cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="sum")
+        return LossSum(loss, self.count(batch))
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch["labels"]
+        return torch.tensor(labels.numel()) if self.num_labels == 1 else (labels != IGNORE).sum()
+
+    def predict(self, batch: dict[str, Tensor]) -> Tensor:
+        """Class ids [B] int64, or for regression numbers [B] float32."""
+        logits = self.logits(batch)
+        return logits[:, 0] if self.num_labels == 1 else logits.argmax(-1)
+
+
+class SpanExtractor(nn.Module):
+    """Start and end of the answer inside the sequence (BERT, section 4.2).
+
+    Batch: as for the transformer, and start_positions, end_positions [B] int64 (−100: no loss);
+    optionally `answer_mask` [B, L], True where an answer may start or end (the passage). The loss of a
+    sequence is the mean of the two cross-entropies; a question without answer points at token 0.
+    """
+
+    def __init__(self, config: TransformerConfig, max_answer_tokens: int = 30) -> None:
+        super().__init__()
+        self.config, self.max_answer_tokens = config, max_answer_tokens
+        self.transformer = Transformer(config)
+        self.span = nn.Linear(config.width, 2)
+        init_weights(self.span, config.init_std)
+
+    def logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Start and end logits, [B, L] each, float32; −inf where no answer may be."""
+        start_BL, end_BL = self.span(hidden_states(self.transformer, batch)).float().unbind(-1)
+        allowed = batch.get("answer_mask", batch.get("attention_mask"))
+        if allowed is not None:
+            start_BL = start_BL.masked_fill(~allowed.bool(), float("-inf"))
+            end_BL = end_BL.masked_fill(~allowed.bool(), float("-inf"))
+        return start_BL, end_BL
+
+    def forward(self, batch: dict[str, Tensor]) -> LossSum:
+        start_BL, end_BL = self.logits(batch)
+        start = F.cross_entropy(start_BL, batch["start_positions"], ignore_index=IGNORE, reduction="sum")
+        end = F.cross_entropy(end_BL, batch["end_positions"], ignore_index=IGNORE, reduction="sum")
+        return LossSum((start + end) / 2, self.count(batch))
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        return (batch["start_positions"] != IGNORE).sum()
+
+    def predict(self, batch: dict[str, Tensor]) -> Tensor:
+        """Best span with start ≤ end < start + max_answer_tokens, [B, 2] int64 (start, end), both inclusive."""
+        start_BL, end_BL = self.logits(batch)
+        L = start_BL.shape[1]
+        score_BLL = start_BL[:, :, None] + end_BL[:, None, :]
+        allowed = torch.ones(L, L, dtype=torch.bool, device=score_BLL.device).triu().tril(self.max_answer_tokens - 1)
+        best = score_BLL.masked_fill(~allowed, float("-inf")).flatten(1).argmax(1)
+        return torch.stack([best // L, best % L], 1)
