@@ -1,0 +1,159 @@
+"""Starts real ranks (processes with a gloo group) for the two-rank tests, and is what they run.
+
+`run_ranks(world_size, folder, [scenario, …])` runs the scenarios one after another in the same
+processes, as a reused worker would, and returns rank 0's results. A scenario is a dict of `train`'s
+arguments. Starting a process costs seconds (torch, DeepSpeed), hence the list.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+LENGTH, VOCABULARY, BATCH = 16, 90, 8
+
+
+def run_ranks(world_size: int, folder: Path, scenarios: list[dict[str, Any]], timeout: float = 200) -> list[Any] | None:
+    """Results of rank 0, or None where a rank died (the others are ended then)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / "results.json"
+    result.unlink(missing_ok=True)
+    processes = []
+    for rank in range(world_size):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, __file__, str(folder), json.dumps(scenarios)]
+        log = (folder / f"rank-{rank}.log").open("w")
+        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    try:
+        for process in reversed(processes):
+            if process.wait(timeout):
+                return None
+        return json.loads(result.read_text())
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def train(
+    folder: Path,
+    *,
+    name: str,
+    stage: int = 0,
+    precision: str = "fp32",
+    micro_batch: int = 0,
+    steps: int = 6,
+    dropout: float = 0.0,
+    preset: str = "modern-tiny",
+    peak_lr: float = 1e-3,
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+    checkpoints: bool = False,
+    die_at: int = -1,
+    die_rank: int = 0,
+) -> dict[str, Any]:
+    """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
+
+    die_at: the step before whose batch the rank `die_rank` is killed (SIGKILL), in its first life.
+    """
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    from cluster.deepspeed import engine_config
+    from modeling.checkpoint import save_model
+    from modeling.heads.language import LanguageModel
+    from modeling.loop import LoopConfig, fit, rank_rows
+    from modeling.transformer import preset as make_config
+
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    config = make_config(preset, layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=dropout)
+    config = config.model_copy(update={"max_length": LENGTH})
+    torch.manual_seed(0)
+    model = LanguageModel(config)
+    loop = LoopConfig(
+        steps=steps,
+        batch_size=BATCH,
+        peak_lr=peak_lr,
+        eps=eps,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        precision=precision,
+        log_every_steps=2 if checkpoints else 1,
+    )
+    rows = rank_rows(BATCH, rank, world_size)
+    notes: list[str] = []
+
+    def next_batch(step: int) -> dict[str, np.ndarray]:
+        if step == die_at and rank == die_rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        batch = global_batch(step)
+        return {key: value[rows.start : rows.stop] for key, value in batch.items()}
+
+    result = fit(
+        model,
+        loop,
+        next_batch,
+        engine_config=engine_config(
+            batch_size=BATCH,
+            world_size=world_size,
+            length_tokens=LENGTH,
+            zero_stage=stage,
+            micro_batch=micro_batch,
+            clip_norm=clip_norm,
+        ),
+        runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
+        checkpoint_dir=folder / "scratch" if checkpoints else None,
+        log=notes.append,
+    )
+    if rank == 0:
+        save_model(folder / name, model, config)
+    return {"history": result.history, "resumed_from": result.resumed_from, "notes": notes, "labels": result.labels}
+
+
+def global_batch(step: int) -> dict[str, Any]:
+    """Rows whose share of labels grows from 5 to 60 %, so that every split has unequal counts; some padding."""
+    import numpy as np
+
+    random = np.random.Generator(np.random.Philox(key=[7, step]))
+    ids = random.integers(5, VOCABULARY, (BATCH, LENGTH)) // 3 + 5
+    share = np.linspace(0.05, 0.6, BATCH)[:, None]
+    labels = np.where(random.random((BATCH, LENGTH)) < share, ids, -100)
+    mask = np.ones((BATCH, LENGTH), dtype=np.int64)
+    mask[1, 10:] = 0
+    labels[1, 10:] = -100
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def main() -> None:
+    import torch.distributed as dist
+
+    folder, scenarios = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        dist.init_process_group("gloo")
+    results = [train(folder, **scenario) for scenario in scenarios]
+    if os.environ["RANK"] == "0":
+        (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
