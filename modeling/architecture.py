@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from modeling.config import Config, Registry
+from modeling.config import Config, Registry, section
 from modeling.errors import ConfigError
 
 PRESETS = Registry(
@@ -216,7 +216,7 @@ def _any_model(value: Any) -> Any:
     if "preset" in value:
         changes = {k: v for k, v in value.items() if k != "preset"}
         value = {**PRESETS.load(value["preset"]), **changes}
-    return CONFIGS.load(value.get("architecture", "encoder")).model_validate(value)
+    return section(CONFIGS.load(value.get("architecture", "encoder")), value)
 
 
 AnyModel = Annotated[SerializeAsAny[Config], BeforeValidator(_any_model)]

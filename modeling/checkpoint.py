@@ -77,6 +77,25 @@ def load_model(folder: Path) -> Any:
     return model.eval()
 
 
+def load_weights(model: nn.Module, folder: Path) -> list[str]:
+    """Copy a saved model's weights into `model`, by name; returns the names of `model` that it does not have.
+
+    The trunk must be there whole; a head that the saved model lacks keeps its new weights.
+
+    Raises ConfigError for a tensor of another shape, or a trunk that is not whole.
+    """
+    found = _weights(folder)
+    own = model.state_dict()
+    missing = [name for name in own if name not in found]
+    for name, value in own.items():
+        trunk = name.startswith("transformer.")
+        if (name in found and found[name].shape != value.shape) or (trunk and name in missing):
+            shape = tuple(found[name].shape) if name in found else "nothing"
+            raise ConfigError(f"{folder / WEIGHTS}: {name} is {shape}, the model expects {tuple(value.shape)}")
+    model.load_state_dict({name: found[name] for name in own if name in found}, strict=False)
+    return missing
+
+
 def load_transformer(folder: Path, into: nn.Module) -> None:
     """Copy the trunk's weights of a saved model (whatever its head) into `into`.
 

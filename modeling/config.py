@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from modeling.errors import ConfigError
 
@@ -50,6 +50,24 @@ class Registry(Mapping[str, str]):
         """Import and return the object that `name` stands for."""
         module, _, attribute = self._entries[self.check(name)].partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+
+def section(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """`values` as a section of `kind`, from within another section's validator.
+
+    Raises ConfigError with the field's name, what was found and, for an unknown one, the nearest.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, kind.model_fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown key {name!r}{hint}", f"known: {', '.join(kind.model_fields)}") from None
+        said = item["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name}: {said}, found {item['input']!r}" if name else said) from None
 
 
 class Config(BaseModel):

@@ -182,9 +182,11 @@ def print_result(result: Result, console: Console) -> None:
     if result.state == "nothing":
         name = f" by run {result.run}" if result.run else ""
         console.print(f"Nothing to do: all {len(result.artifacts)} stages are cached{name}.", highlight=False)
-    rows = results_of(result)
-    if rows:
-        console.print(results_table(rows))
+    found = results_of(result)
+    if found["pretraining"]:
+        console.print(pretraining_table(found["pretraining"]))
+    if found["rows"]:
+        console.print(results_table(found["rows"]))
     for name, entry in stages.items():
         if entry.get("state") == "failed":
             print_failure(name, entry.get("error") or {}, result.store.url, console)
@@ -215,15 +217,27 @@ def print_failure(name: str, error: dict[str, Any], store: str, console: Console
         console.print(f"  log: {store.rstrip('/')}/{error['log']}", highlight=False, soft_wrap=True)
 
 
-def results_of(result: Result) -> list[dict[str, Any]]:
-    """The rows of the run's report stage, if it has one."""
+def results_of(result: Result) -> dict[str, list[dict[str, Any]]]:
+    """What the run's report stage found: {rows, pretraining}; empty lists without one."""
     import json
 
     for stage, manifest in result.artifacts.items():
         if manifest.get("kind") == "report" and "results.json" in manifest.get("files", {}):
             found = json.loads((result.path(stage) / "results.json").read_text())
-            return found["rows"] if isinstance(found, dict) else found
-    return []
+            return {"rows": found["rows"], "pretraining": found["pretraining"]}
+    return {"rows": [], "pretraining": []}
+
+
+def pretraining_table(rows: list[dict[str, Any]]) -> Table:
+    """Each model's held-out loss beside a unigram and an n-gram model's."""
+    table = Table(title="pretraining, nats per label on held-out text", title_justify="left")
+    for title in ("objective", "architecture", "parameters", "tokens", "loss", "unigram", "n-gram"):
+        table.add_column(title, justify="left" if title in ("objective", "architecture") else "right")
+    for row in rows:
+        baselines = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("unigram", "ngram")]
+        counts = [f"{row[name]:,}" for name in ("parameters", "tokens")]
+        table.add_row(row["objective"], row["architecture"], *counts, f"{row['loss']:.3f}", *baselines)
+    return table
 
 
 def _published(value: Any) -> str:

@@ -62,7 +62,7 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
         )
         if kind in SMALL_FILES and (found := _read(store, manifest, SMALL_FILES[kind])) is not None:
             if kind == "report":
-                view["results"] = found["rows"] if isinstance(found, dict) else found
+                view["results"], view["pretraining"] = found["rows"], found["pretraining"]
             else:
                 view.setdefault(kind, []).append({"stage": name, **found})
         if kind == "model" and manifest.get("task", "").endswith(":Pretrain"):

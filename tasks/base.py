@@ -105,6 +105,7 @@ Tokenizer = Annotated[Task, Produces("tokenizer")]
 Examples = Annotated[Task, Produces("examples")]
 Model = Annotated[Task, Produces("model")]
 Score = Annotated[Task, Produces("score")]
+Baseline = Annotated[Task, Produces("baseline")]
 
 
 @dataclass(frozen=True)

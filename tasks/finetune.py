@@ -1,7 +1,8 @@
 """Finetune: a pretrained model, or the same one from random weights, trained on a task's labels.
 
-The artifact is a model's folder, as Pretrain's, with `head.json` (how to read the output). Which rows make
-a step, the order of rows and the head's first weights are functions of the seed alone.
+Any trunk will do: an encoder, a decoder, the encoder of an encoder-decoder, or the features of word vectors and
+ELMo, which stay as they are. The artifact is a model's folder, as Pretrain's, with `head.json` (how to read the
+output). Which rows make a step, the order of rows and the head's first weights are functions of the seed alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData
-from modeling.architecture import TransformerConfig
+from modeling.architecture import AnyModel
 from modeling.config import Config
-from tasks.base import Artifact, Context, Model, Task, Tokenizer
+from tasks.base import Context, Model, Task, Tokenizer
 from tasks.datasets import Dataset
-from tasks.training import fit_on_rank, timings, train
+from tasks.pretrain import shape_of
+from tasks.training import fit_on_rank, same_tokenizer, timings, train
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
@@ -72,7 +74,7 @@ class FinetuneLoop(Config):
 
 
 class Finetune(Task):
-    """All weights trained on a data set's train split; `init=None` starts from random ones, for comparison.
+    """A model trained on a data set's train split; `init=None` starts from random weights, for comparison.
 
     Writes a model artifact: the weights, `head.json` (how to read the output), `training.json`,
     `metrics.jsonl`, and the tokenizer's files.
@@ -83,19 +85,26 @@ class Finetune(Task):
     dataset: Dataset
     tokenizer: Tokenizer
     init: Model | None = Field(None, description="the pretrained model; none: random initialisation")
-    model: TransformerConfig | None = Field(None, description="shape; with init it is init's, and must not differ")
+    like: Model | None = Field(None, description="without init: random weights in this model's shape")
+    model: AnyModel | None = Field(None, description="shape; with init or like it is theirs, and must not differ")
     loop: FinetuneLoop = FinetuneLoop()
     length_tokens: int = Field(128, ge=16, description="longest sequence; longer ones are cut or slid over")
-    pooling: Literal["mean", "cls"] = Field("mean", description="how a sequence becomes one vector")
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean", description="how a sequence becomes one vector: of all tokens, of the first (BERT), of the last (GPT)"
+    )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
-    method: Literal["full"] = Field("full", description="which weights train: all of them")
+    method: Literal["full", "probe"] = Field("full", description="which weights train: all, or the head's alone")
     seed: int = Field(0, ge=0, description="of the head's (or all) weights, the order of rows, and dropout")
 
     @model_validator(mode="after")
     def _possible(self) -> Finetune:
-        if self.init is None and self.model is None:
+        if self.init is None and self.like is None and self.model is None:
             raise BadConfig(
                 "finetune: neither init nor model is given", "name a pretrained model or a shape for random weights"
+            )
+        if self.init is not None and self.like is not None:
+            raise BadConfig(
+                "finetune: both init and like are given", "init begins from a model's weights, like does not"
             )
         if self.model is not None and self.length_tokens > self.model.max_length:
             raise BadConfig(
@@ -110,7 +119,7 @@ class Finetune(Task):
         data, tokenizer = ctx.input("dataset").path, ctx.input("tokenizer")
         init = ctx.input("init") if self.init is not None else None
         if init is not None:
-            same_tokenizer(tokenizer, init)
+            same_tokenizer("finetune", tokenizer, init)
         facts = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
         info = json.loads((tokenizer.path / "tokenizer-info.json").read_text(encoding="utf-8"))
         head: dict[str, Any] = {
@@ -124,8 +133,15 @@ class Finetune(Task):
             head["most_answer_tokens"] = MOST_ANSWER_TOKENS
         for name in ("tokenizer.json", "tokenizer-info.json"):
             (ctx.out / name).write_bytes((tokenizer.path / name).read_bytes())
+        shaped = init if self.like is None else ctx.input("like")
+        config = shape_of(self.model, shaped, int(info["vocab_size"]), "finetune")
+        if self.length_tokens > config.max_length:
+            raise BadConfig(
+                f"finetune: length_tokens is {self.length_tokens}, the model's max_length {config.max_length}",
+                "lower length_tokens",
+            )
         payload = {
-            "model": self._shape(init, int(info["vocab_size"])),
+            "model": config,
             "loop": self.loop,
             "head": head,
             "head_dropout": self.head_dropout,
@@ -139,32 +155,6 @@ class Finetune(Task):
         }
         rows = int(facts["splits"]["train"])
         return train(ctx, finetune_on_rank, payload, steps=self.loop.steps(rows))["metrics"]
-
-    def _shape(self, init: Artifact | None, vocab_size: int) -> TransformerConfig:
-        """The model's config: init's own, or `model` with the tokenizer's vocabulary."""
-        from modeling.checkpoint import load_config
-
-        if init is None:
-            assert self.model is not None
-            return self.model.with_vocabulary(vocab_size)
-        config = load_config(init.path)
-        if self.model is not None:
-            own = self.model.with_vocabulary(vocab_size).model_dump()
-            found = config.model_dump()
-            changed = [
-                f"{name} {own[name]!r} (pretrained: {found[name]!r})" for name in own if own[name] != found[name]
-            ]
-            if changed:
-                raise BadConfig(
-                    f"finetune: model differs from the pretrained one in {', '.join(changed)}",
-                    "leave model out, or give finetune and pretrain the same section",
-                )
-        if self.length_tokens > config.max_length:
-            raise BadConfig(
-                f"finetune: length_tokens is {self.length_tokens}, the model's max_length {config.max_length}",
-                "lower length_tokens",
-            )
-        return config
 
 
 def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, Any]:
@@ -183,12 +173,14 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     model = build(config, head, seed, payload["head_dropout"])
     if payload["init"] is not None:
         load_transformer(Path(payload["init"]), model.transformer)
+    if payload["method"] == "probe":
+        model.transformer.requires_grad_(False)
     batches = Batches(features, payload["loop"].batch_size, seed)
 
     def next_batch(step: int) -> dict[str, Any]:
         found = batches.of_step(step)
         own = [found[row] for row in rank_rows(len(found), rank.rank, rank.world_size)]
-        return collate(own, head["kind"], encoder.pad, bool(config.token_types))
+        return collate(own, head["kind"], encoder.pad, bool(getattr(config, "token_types", 0)))
 
     loop = payload["loop"].loop(len(features), seed)
     result = fit_on_rank(
@@ -238,11 +230,11 @@ def _features(rows: list[Row], encoder: Encoder, head: dict[str, Any]) -> list[F
     return features
 
 
-def build(config: TransformerConfig, head: Mapping[str, Any], seed: int = 0, dropout: float = 0.0) -> Any:
+def build(config: Any, head: Mapping[str, Any], seed: int = 0, dropout: float = 0.0) -> Any:
     """The network that `head` (head.json) describes, with weights drawn from `seed`."""
     import torch
 
-    from modeling.heads import SequenceClassifier, SpanExtractor
+    from modeling.heads.classification import SequenceClassifier, SpanExtractor
 
     torch.manual_seed(seed)
     if head["kind"] == "span":
@@ -261,17 +253,6 @@ def standardise(features: list[Feature]) -> tuple[list[Feature], float, float]:
     mean, std = float(labels.mean()) if len(labels) else 0.0, float(labels.std()) if len(labels) else 1.0
     std = std or 1.0
     return [replace(f, label=(f.label - mean) / std) for f in features], mean, std
-
-
-def same_tokenizer(tokenizer: Artifact, init: Artifact) -> None:
-    """Raise BadConfig where the pretrained model came with another tokenizer than the one given."""
-    name = "tokenizer.json"
-    own = init.path / name
-    if own.is_file() and own.read_bytes() != (tokenizer.path / name).read_bytes():
-        raise BadConfig(
-            "finetune: tokenizer is not the one that init was pretrained with (tokenizer.json differs)",
-            "pass the tokenizer stage that made the pretraining examples",
-        )
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pretrain: a transformer from random weights on masked examples, with DeepSpeed, on one or several workers.
+"""Pretrain: a model from random weights (or from another model's) on any objective's examples, with DeepSpeed.
 
 The artifact is a model's folder: `config.json`, `model.safetensors`, the tokenizer's files,
 `metrics.jsonl` (a line per logged step) and `training.json`. All of it is a function of the config, the
@@ -10,48 +10,74 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData
-from modeling.architecture import TransformerConfig, preset
+from modeling.architecture import AnyModel, preset
+from modeling.heads import HEADS
 from modeling.schedule import LoopConfig
-from tasks.base import Context, Examples, Task, Tokenizer
-from tasks.training import fit_on_rank, timings, train
+from tasks.base import Artifact, Context, Examples, Model, Task, Tokenizer
+from tasks.objectives.settings import ObjectiveSettings, parse
+from tasks.training import fit_on_rank, same_tokenizer, timings, train
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
-    from modeling.heads import MaskedLM
     from tasks.example_reader import ExampleReader
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer-info.json")
 
 
 class Pretrain(Task):
-    """Train a masked language model; see the module's docstring for the artifact."""
+    """Train a model on what the examples' objective asks for; see the module's docstring for the artifact."""
 
     produces: ClassVar[str] = "model"
     stage: ClassVar[str] = "pretrain"
 
     examples: Examples
     tokenizer: Tokenizer
-    model: TransformerConfig = Field(
-        preset("modern-mini"), description="a preset's name, or fields; the vocabulary comes from the tokenizer"
+    init: Model | None = Field(None, description="a model to go on from; none: random weights")
+    model: AnyModel | None = Field(
+        preset("modern-mini"),
+        description="a preset's name, or fields; the vocabulary comes from the tokenizer; none: init's own",
     )
+    head: Annotated[str, HEADS] = Field("language-model", description="what the objective trains; it follows from it")
     loop: LoopConfig = LoopConfig()
     seed: int = Field(0, ge=0, description="of the samples' order and masks; weights start from loop.seed")
     validation_sequences: int = Field(2000, ge=1, description="sequences of the validation loss, at most")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _head_of_the_objective(cls, values: Any) -> Any:
+        objective = getattr(values.get("examples"), "objective", None) if isinstance(values, dict) else None
+        return {"head": objective.head, **values} if isinstance(objective, ObjectiveSettings) else values
+
+    @model_validator(mode="after")
+    def _fits(self) -> Pretrain:
+        """What can be known before anything runs: the objective fits the architecture, and its lengths fit."""
+        objective = getattr(self.examples, "objective", None)
+        if self.model is None and self.init is None:
+            raise BadConfig("pretrain: neither init nor model is given", "name a model to go on from, or a shape")
+        if isinstance(objective, ObjectiveSettings) and self.model is not None:
+            fits(objective, int(self.examples.length_tokens), self.model)  # type: ignore[attr-defined]
+        return self
+
     def run(self, ctx: Context) -> Mapping[str, Any]:
         import shutil
 
-        examples, tokenizer = ctx.input("examples").path, ctx.input("tokenizer").path
+        examples, tokenizer = ctx.input("examples").path, ctx.input("tokenizer")
+        init = ctx.input("init") if self.init is not None else None
+        if init is not None:
+            same_tokenizer("pretrain", tokenizer, init)
         for name in TOKENIZER_FILES:
-            if (tokenizer / name).is_file():
-                shutil.copyfile(tokenizer / name, ctx.out / name)
+            if (tokenizer.path / name).is_file():
+                shutil.copyfile(tokenizer.path / name, ctx.out / name)
+        info = _read_json(examples / "examples.json")
         payload = {
-            "model": self._config(examples, tokenizer),
+            "model": self._config(info, tokenizer.path, init),
+            "head": {"name": self.head, "settings": info["objective"]},
+            "init": str(init.path) if init is not None else None,
             "loop": self.loop,
             "seed": self.seed,
             "validation_sequences": self.validation_sequences,
@@ -62,57 +88,94 @@ class Pretrain(Task):
         }
         return train(ctx, pretrain_on_rank, payload, steps=self.loop.steps)["metrics"]
 
-    def _config(self, examples: Path, tokenizer: Path) -> TransformerConfig:
-        """The model's config with the tokenizer's vocabulary, checked against the examples."""
-        info = _read_json(examples / "examples.json")
+    def _config(self, info: Mapping[str, Any], tokenizer: Path, init: Artifact | None) -> Any:
+        """The model's config with the tokenizer's vocabulary, checked against the examples and `init`."""
         vocab_size = int(_read_json(tokenizer / "tokenizer-info.json")["vocab_size"])
         if int(info["vocab_size"]) != vocab_size:
             raise BadConfig(
                 f"examples were made with a vocabulary of {info['vocab_size']}, the tokenizer has {vocab_size} tokens",
                 "give Pretrain the tokenizer that made the examples",
             )
-        length = int(info["length_tokens"])
-        if length > self.model.max_length:
+        config = shape_of(self.model, init, vocab_size, "pretrain")
+        fits(parse(dict(info["objective"])), int(info["length_tokens"]), config)
+        return config
+
+
+def fits(objective: ObjectiveSettings, length_tokens: int, model: Any) -> None:
+    """Raise BadConfig where the objective cannot train the model, or its examples are longer than positions."""
+    if model.architecture not in objective.architectures:
+        raise BadConfig(
+            f"objective {objective.kind!r} does not fit model.architecture {model.architecture!r}",
+            f"it trains {' or '.join(objective.architectures)}",
+        )
+    inputs, targets = objective.lengths(length_tokens)
+    longest = inputs + targets if targets and model.architecture in ("decoder", "prefix-lm") else max(inputs, targets)
+    if longest > model.max_length:
+        sides = f" ({inputs} inputs and {targets} targets)" if targets else ""
+        raise BadConfig(
+            f"examples have {longest} tokens{sides}, model.max_length is {model.max_length}",
+            f"set model.max_length to at least {longest}, or make shorter examples",
+        )
+
+
+def shape_of(model: Any, init: Artifact | None, vocab_size: int, stage: str) -> Any:
+    """The config of a run: `init`'s own where there is one, otherwise `model` with the tokenizer's vocabulary.
+
+    Raises BadConfig where both are given and differ, naming the fields.
+    """
+    if init is None:
+        return model.with_vocabulary(vocab_size)
+    from modeling.checkpoint import load_config
+
+    config = load_config(init.path)
+    if model is not None:
+        own, found = model.with_vocabulary(vocab_size).model_dump(), config.model_dump()
+        changed = [f"{name} {own[name]!r} (init: {found.get(name)!r})" for name in own if own[name] != found.get(name)]
+        if changed:
             raise BadConfig(
-                f"examples have {length} tokens, model.max_length is {self.model.max_length}",
-                f"set model.max_length to at least {length}, or make shorter examples",
+                f"{stage}: model differs from init in {', '.join(changed)}",
+                "leave model out, or give both the same section",
             )
-        return self.model.with_vocabulary(vocab_size)
+    return config
 
 
 def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, Any]:
     """What every worker runs. Rank 0 writes the model and returns {metrics, timings}."""
     import torch
 
-    from modeling.checkpoint import save_model
-    from modeling.flops import parameter_counts, training_flops_per_token
-    from modeling.heads import MaskedLM
-    from modeling.loop import rank_rows
+    from modeling.checkpoint import build_model, load_weights, save_model
+    from modeling.flops import parameter_counts
+    from modeling.loop import count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
 
-    loop, config, out = payload["loop"], payload["model"], Path(payload["out"])
-    reader = ExampleReader(Path(payload["examples"]), "train", payload["seed"])
+    loop, config, head, out = payload["loop"], payload["model"], payload["head"], Path(payload["out"])
+    folder, architecture = Path(payload["examples"]), config.architecture
+    reader = ExampleReader(folder, "train", payload["seed"], architecture)
     torch.manual_seed(loop.seed)
-    model = MaskedLM(config)
+    model = build_model(config, head)
+    if payload["init"] is not None:
+        load_weights(model, Path(payload["init"]))
     rows = rank_rows(loop.batch_size, rank.rank, rank.world_size)
 
     def next_batch(step: int) -> dict[str, Any]:
         return reader.batch(reader.indices(step * loop.batch_size + rows.start, len(rows)))
 
-    label_share = float((next_batch(0)["labels"] != -100).mean())
+    first = {name: torch.from_numpy(array) for name, array in next_batch(0).items()}
+    label_share = float(model.count(first).reshape(-1)[0]) / max(1, count_tokens(first))
+    flops = _flops_per_token(model, reader, label_share)
     result = fit_on_rank(
         rank,
         model,
         loop,
         next_batch,
         runtime=payload["runtime"],
-        length_tokens=reader.length,
+        length_tokens=sum(reader.info["lengths"]),
         checkpoint_dir=Path(payload["scratch"]),
-        flops_per_token=training_flops_per_token(config, reader.length, label_share),
+        flops_per_token=flops,
     )
     figures: dict[str, float] = {}
     if reader.info["sequences"]["validation"]:
-        validation = ExampleReader(Path(payload["examples"]), "validation", payload["seed"])
+        validation = ExampleReader(folder, "validation", payload["seed"], architecture)
         figures = validate(model, validation, payload["validation_sequences"], loop, rank)
     if rank.rank:
         return {}
@@ -124,18 +187,20 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "labels": result.labels,
         "steps": result.step,
     }
-    save_model(out, model, config)
+    # ELECTRA's generator, say, has done its work
+    kept, name = getattr(model, "kept", model), getattr(model, "kept_head", head["name"])
+    save_model(out, kept, config, {"name": name, "settings": head["settings"]})
     lines = [json.dumps(row, sort_keys=True) for row in result.history]
     (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    parameters = parameter_counts(model)
-    share = result.labels / max(result.tokens, 1)
+    parameters = parameter_counts(kept)
     note = {
         "loop": loop.model_dump(mode="json"),
         "seed": payload["seed"],
+        "init": "random" if payload["init"] is None else "pretrained",
         "length_tokens": reader.length,
-        "objective": reader.info.get("objective"),
+        "objective": reader.info["objective"],
         "parameters": parameters,
-        "training_flops": training_flops_per_token(config, reader.length, share) * result.tokens,
+        "training_flops": flops * result.tokens if flops else None,
         "final": metrics,
     }
     (out / "training.json").write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -143,33 +208,50 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     return {"metrics": {**metrics, "parameters": parameters["total"]}, "timings": timings(result)}
 
 
-def validate(
-    model: MaskedLM, reader: ExampleReader, sequences: int, loop: LoopConfig, rank: RankContext
-) -> dict[str, float]:
-    """Loss per label (nats) and accuracy on the first `sequences` validation examples, each rank a share.
+def _flops_per_token(model: Any, reader: ExampleReader, label_share: float) -> float | None:
+    """Forward and backward FLOPs of one token; None for models without a formula (word vectors, LSTMs)."""
+    from modeling.architecture import TransformerConfig
+    from modeling.flops import training_flops_per_token
 
-    The masks are the artifact's own, the same for every model that is validated on it.
+    if not isinstance(model.config, TransformerConfig):
+        return None
+    return training_flops_per_token(model.config, reader.length, label_share)
+
+
+def validate(
+    model: Any, reader: ExampleReader, sequences: int, loop: LoopConfig, rank: RankContext
+) -> dict[str, float]:
+    """Loss per label (nats), of every part, and accuracy where a head has one, on the first validation examples.
+
+    Each rank does a share. The masks are the artifact's own, the same for every model that is validated on it.
     """
     import torch
 
-    count = min(len(reader), sequences)
-    total = torch.zeros(3, dtype=torch.float64)
+    from modeling.heads.base import parts_of
+
+    parts, count = parts_of(model), min(len(reader), sequences)
+    total = torch.zeros(2 * len(parts) + 1, dtype=torch.float64)
     device = next(model.parameters()).device
+    scored = hasattr(model, "evaluate")
     model.eval()
     with torch.inference_mode():
         for pairs in _batches(count, rank.rank, rank.world_size):
-            batch = {name: torch.from_numpy(array) for name, array in reader.batch(pairs).items()}
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            batch = {name: torch.from_numpy(array).to(device) for name, array in reader.batch(pairs).items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=loop.precision == "bf16"):
-                logits_NV, labels_N = model.masked_logits(batch)
-            loss = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
-            right = (logits_NV.argmax(-1) == labels_N).sum()
-            total += torch.tensor([float(loss), float(right), labels_N.numel()], dtype=torch.float64)
+                found, correct = model.evaluate(batch) if scored else (model(batch), torch.zeros(()))
+            row = torch.cat([found.loss_sum.reshape(-1), found.count.reshape(-1), correct.reshape(1)])
+            total += row.double().cpu()
     if rank.world_size > 1:
         total = total.to(device)
         torch.distributed.all_reduce(total)
-    loss_sum, right_sum, labels = total.tolist()
-    return {"validation_loss": loss_sum / max(labels, 1), "validation_accuracy": right_sum / max(labels, 1)}
+    sums, counts, right = total[: len(parts)].tolist(), total[len(parts) : -1].tolist(), float(total[-1])
+    means = {name: loss / max(labels, 1) for (name, _), loss, labels in zip(parts, sums, counts, strict=True)}
+    figures = {"validation_loss": sum(weight * means[name] for name, weight in parts)}
+    if len(parts) > 1:
+        figures |= {f"validation_loss_{name}": mean for name, mean in means.items()}
+    if scored:
+        figures["validation_accuracy"] = right / max(counts[0], 1)
+    return figures
 
 
 def _batches(count: int, rank: int, world_size: int, size: int = 64) -> Iterator[Any]:

@@ -1,45 +1,103 @@
-"""Report: all scores of a run in one table, pretrained against random initialisation, task by task."""
+"""Report: a run's results in two tables.
+
+Pretraining: each model's loss beside what a unigram and an n-gram model reach on the same validation examples.
+Downstream: pretrained against random initialisation, task by task.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cluster.errors import BadData
-from tasks.base import Context, Score, Task
+from cluster.errors import BadConfig, BadData
+from tasks.base import Baseline, Context, Model, Score, Task
 
 
 class Report(Task):
-    """`results.json`, {"rows": [one a task]}, and `results.md`, the same for people.
+    """`results.json`, {"rows": [one a task], "pretraining": [one a model]}, and `results.md`, the same for people.
 
-    A row: {task, metric, pretrained, random: {values, seeds, median, spread}, difference, pays, published,
-    published_metric, split, examples, train_examples, others}. The median over seeds counts. `spread` is half the range
-    of the values; pretraining *pays* where the medians differ by more than both spreads together, so that
-    the ranges do not meet. It is null where one side is missing or has one seed only.
+    A row of pretraining: {objective, architecture, parameters, tokens, loss, measure, unigram, ngram, order,
+    baseline_on}: nats; the baselines are null where none was made.
+
+    A row of the tasks: {task, metric, pretrained, random: {values, seeds, median, spread}, difference, pays,
+    published, published_metric, split, examples, train_examples, others}. The median over seeds counts. `spread` is
+    half the range of the values; pretraining *pays* where the medians differ by more than both spreads together, so
+    that the ranges do not meet. It is null where one side is missing or has one seed only.
     """
 
     produces: ClassVar[str] = "report"
 
-    scores: tuple[Score, ...] = Field(min_length=1)
+    scores: tuple[Score, ...] = ()
+    models: tuple[Model, ...] = Field((), description="pretrained models, for the first table")
+    baselines: tuple[Baseline, ...] = Field((), description="an n-gram baseline for each of the models, in their order")
+
+    @model_validator(mode="after")
+    def _something_to_say(self) -> Report:
+        if not self.scores and not self.models:
+            raise BadConfig("report: neither scores nor models are given", "pass what it should report on")
+        if self.baselines and len(self.baselines) != len(self.models):
+            raise BadConfig(
+                f"report: {len(self.baselines)} baselines for {len(self.models)} models", "give each model its baseline"
+            )
+        return self
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
         scores = [json.loads((a.path / "score.json").read_text(encoding="utf-8")) for a in ctx.inputs("scores")]
         rows = results(scores)
+        pretraining = [
+            pretraining_row(_read(model.path / "training.json"), _read(model.path / "config.json"), baseline)
+            for model, baseline in zip_longest(ctx.inputs("models"), self._baselines(ctx))
+        ]
         (ctx.out / "results.json").write_text(
-            json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+            json.dumps({"rows": rows, "pretraining": pretraining}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
         )
-        (ctx.out / "results.md").write_text(markdown(rows), encoding="utf-8")
-        ctx.log(f"{len(scores)} scores of {len(rows)} tasks")
+        (ctx.out / "results.md").write_text(markdown(rows, pretraining), encoding="utf-8")
+        ctx.log(f"{len(pretraining)} models, {len(scores)} scores of {len(rows)} tasks")
         figures: dict[str, Any] = {"tasks": len(rows), "tasks_that_pay": sum(row["pays"] is True for row in rows)}
         for row in rows:
             for side in ("pretrained", "random"):
                 if row[side]:
                     figures[f"{row['task']}.{side}"] = row[side]["median"]
         return figures
+
+    def _baselines(self, ctx: Context) -> list[dict[str, Any]]:
+        return [_read(artifact.path / "baseline.json") for artifact in ctx.inputs("baselines")]
+
+
+def pretraining_row(
+    training: Mapping[str, Any], config: Mapping[str, Any], baseline: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A row of the first table, from training.json, config.json and baseline.json.
+
+    The loss is the one on tokens where a model has several: ELECTRA's generator's, not its discriminator's.
+    """
+    final = training["final"]
+    measures = ("validation_loss_tokens", "validation_loss_generator", "validation_loss", "loss")
+    measure = next(name for name in measures if name in final)
+    baseline = baseline or {}
+    return {
+        "objective": training["objective"]["kind"],
+        "architecture": config["model"]["architecture"],
+        "parameters": training["parameters"]["total"],
+        "tokens": final["tokens"],
+        "loss": round(final[measure], 4),
+        "measure": measure,
+        "unigram": baseline.get("unigram_nats"),
+        "ngram": baseline.get("ngram_nats"),
+        "order": baseline.get("order"),
+        "baseline_on": baseline.get("positions_are"),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def results(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -114,11 +172,14 @@ def _others(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return {name: {init: round(median(v), 6) for init, v in inits.items()} for name, inits in found.items()}
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a table, figures as shares, with a note on how to read them."""
-    lines = [
-        "# Results",
-        "",
+def markdown(rows: Sequence[Mapping[str, Any]], pretraining: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The rows as tables, figures as shares, with a note on how to read them."""
+    lines = ["# Results", ""]
+    if pretraining:
+        lines += _pretraining(pretraining)
+    if not rows:
+        return "\n".join(lines)
+    lines += [
         "Median over seeds ± half the range. Pretraining pays where the difference is larger than both together.",
         "",
         "| task | metric | labels | pretrained | from scratch | difference | pays | seeds | published |",
@@ -152,6 +213,22 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     if beside:
         lines += ["", "Further figures (medians):", "", *beside]
     return "\n".join(lines) + "\n"
+
+
+def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "Loss on held-out text, nats per label; beside it what word frequencies alone and an n-gram model of the true",
+        "tokens to the left reach, trained on the same tokens.",
+        "",
+        "| objective | architecture | parameters | tokens seen | loss | unigram | n-gram |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        unigram, ngram = ("–" if row[name] is None else f"{row[name]:.3f}" for name in ("unigram", "ngram"))
+        gram = ngram if row["order"] is None else f"{ngram} ({row['order']}-gram)"
+        cells = [row["objective"], row["architecture"], f"{row['parameters']:,}", f"{row['tokens']:,}"]
+        lines.append("| " + " | ".join([*cells, f"{row['loss']:.3f}", unigram, gram]) + " |")
+    return [*lines, ""]
 
 
 def _side(side: Mapping[str, Any] | None) -> str:

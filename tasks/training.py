@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import Cancelled
-from tasks.base import Context, Runtime
+from cluster.errors import BadConfig, Cancelled
+from tasks.base import Artifact, Context, Runtime
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,3 +114,14 @@ def timings(result: FitResult) -> dict[str, float]:
     found = {name: getattr(result, name) for name in TIMINGS}
     found.update({f"step_{part}_seconds": seconds for part, seconds in result.step_seconds.items()})
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def same_tokenizer(stage: str, tokenizer: Artifact, init: Artifact) -> None:
+    """Raise BadConfig where the model to begin from came with another tokenizer than the one given."""
+    name = "tokenizer.json"
+    own = init.path / name
+    if own.is_file() and own.read_bytes() != (tokenizer.path / name).read_bytes():
+        raise BadConfig(
+            f"{stage}: tokenizer is not the one that init was pretrained with (tokenizer.json differs)",
+            "pass the tokenizer stage that made the pretraining examples",
+        )

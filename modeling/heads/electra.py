@@ -89,6 +89,8 @@ class ReplacedTokenDetection(nn.Module):
     def for_objective(cls, config: TransformerConfig, settings: Mapping[str, Any]) -> ReplacedTokenDetection:
         return cls(config)
 
+    kept_head = "discriminator"
+
     @property
     def kept(self) -> Discriminator:
         """What is left after training."""

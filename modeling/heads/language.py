@@ -143,7 +143,16 @@ class LanguageModel(nn.Module):
         return self.logits(hidden_ND), labels_N
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
+        return LossSum(self._losses(self.hidden(batch), batch), self.count(batch))
+
+    def evaluate(self, batch: dict[str, Tensor]) -> tuple[LossSum, Tensor]:
+        """`forward`, and how many labelled tokens are the most probable ones."""
         hidden_BLD = self.hidden(batch)
+        hidden_ND, labels_N = _labelled(hidden_BLD, batch["labels"])
+        correct = (self.logits(hidden_ND).argmax(-1) == labels_N).sum()
+        return LossSum(self._losses(hidden_BLD, batch), self.count(batch)), correct
+
+    def _losses(self, hidden_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
         hidden_ND, labels_N = _labelled(hidden_BLD, batch["labels"])
         weight_VE = self.head.weight(self.transformer.tokens)
         losses = [linear_cross_entropy(self.head.states(hidden_ND), weight_VE, self.head.bias, labels_N)]
@@ -160,7 +169,7 @@ class LanguageModel(nn.Module):
         if self.pair is not None:
             logits_B2 = self.pair(hidden_BLD).float()
             losses.append(F.cross_entropy(logits_B2, batch["pair_labels"], ignore_index=IGNORE, reduction="sum"))
-        return LossSum(torch.stack(losses) if len(losses) > 1 else losses[0], self.count(batch))
+        return torch.stack(losses) if len(losses) > 1 else losses[0]
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         counts = [(batch["labels"] != IGNORE).sum()]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from modeling.architecture import TransformerConfig
 from modeling.config import Config
 from pipelines.graph import Registration
 from tasks.base import Runtime, Task
@@ -22,6 +21,8 @@ class DownstreamSettings(Config):
     seeds: int = Field(3, ge=1, description="fine-tuning runs a task; the median counts")
     scratch: bool = Field(True, description="also train the same model from random initialisation")
     length_tokens: int = Field(128, ge=16, description="longest sequence")
+    pooling: Literal["mean", "cls", "last"] = Field("mean", description="how a sequence becomes one vector")
+    method: Literal["full", "probe"] = Field("full", description="train all weights, or the head's alone")
     train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
     validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
     loop: FinetuneLoop = FinetuneLoop()
@@ -43,7 +44,7 @@ def finetune_all(
     *,
     tokenizer: Task,
     model: Task,
-    shape: TransformerConfig,
+    shape: Any,
     corpus: Task | None = None,
     directory: str = "",
     runtime: Runtime | None = None,
@@ -52,7 +53,7 @@ def finetune_all(
     """Score stages for all tasks, seeds and initialisations; the best pretrained one a task to register.
 
     Args:
-        model: the pretrained model's stage. shape: the same shape, for random initialisation.
+        model: the pretrained model's stage. shape: its config; None: what the stage makes, known when it has run.
         corpus: for tasks that label it by themselves. directory: for tasks that read files.
         register: prefix of registered models; empty registers none.
     """
@@ -81,7 +82,10 @@ def finetune_all(
                     dataset=data,
                     tokenizer=tokenizer,
                     init=model if start == "pretrained" else None,
+                    like=model if start == "scratch" and shape is None else None,
                     model=shape,
+                    pooling=settings.pooling,
+                    method=settings.method,
                     loop=loop,
                     length_tokens=own["length_tokens"],
                     seed=seed,

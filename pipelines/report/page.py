@@ -44,6 +44,7 @@ def render(view: View | Mapping[str, Any]) -> str:
         "held_up": counts["skipped"] + counts["pending"],
         "outcome": _outcome(run, counts, results),
         "results": results,
+        "pretraining": [row for row in _list(view.get("pretraining")) if isinstance(row, Mapping)],
         "graph": dag_svg.graph(stages),
         "timeline": dag_svg.timeline(stages, run.get("seconds")),
         "training": _curves(_list(view.get("training")), {stage["name"]: stage.get("task") for stage in stages}),

@@ -95,6 +95,8 @@ class View(TypedDict, total=False):
     results: list[dict[str, Any]]
     """rows of results.json: {task, metric, pretrained: {values, median, spread}, random: {…}, difference, pays,
     published}."""
+    pretraining: list[dict[str, Any]]
+    """of results.json: {objective, architecture, parameters, tokens, loss, unigram, ngram, order, …}."""
     environment: dict[str, Any]
     """{python, packages: {name: version}, git: {commit, dirty} or text, host, cpu, …}."""
     provenance: list[ProvenanceView]

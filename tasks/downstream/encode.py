@@ -4,6 +4,8 @@
     two texts   [CLS] a [SEP] b [SEP]           the longer one is cut at its end
     a question  [CLS] question [SEP] window [SEP]   a long context becomes overlapping windows (SQuAD)
 
+A tokenizer without [CLS] begins with its start symbol if it has one, and ends texts with its end symbol (GPT, T5).
+
 Sequences are padded to the longest of their batch, and batches are made of sequences of like length,
 so short sentences cost little.
 """
@@ -69,14 +71,16 @@ class Encoder:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         special = info["special_tokens"]
-        missing = [name for name in ("cls", "sep", "pad") if special.get(name) is None]
-        if missing:
+        begin, end = (special.get(a, special.get(b)) for a, b in (("cls", "bos"), ("sep", "eos")))
+        if end is None or special.get("pad") is None:
             raise BadData(
-                f"the tokenizer has no token for {', '.join(missing)}",
-                "fine-tuning an encoder needs [CLS], [SEP], [PAD]",
+                f"the tokenizer has no token for {'padding' if end is not None else 'the end of a text'}",
+                "fine-tuning needs [SEP] or an end symbol, and padding",
             )
+        self.tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
         self.vocab_size = int(info["vocab_size"])
-        self.cls, self.sep, self.pad = (int(special[name]) for name in ("cls", "sep", "pad"))
+        self.begin = [] if begin is None else [int(begin)]
+        self.sep, self.pad = int(end), int(special["pad"])
         self.length = length_tokens
 
     def texts(self, rows: Sequence[Row]) -> list[Feature]:
@@ -86,9 +90,10 @@ class Encoder:
         features = []
         for number, row in enumerate(rows):
             paired = row.text_b is not None
-            a, b = cut_longer(first[number], second[number], self.length - (3 if paired else 2))
-            ids = [self.cls, *a, self.sep, *([*b, self.sep] if paired else [])]
-            features.append(Feature(number, ids, len(a) + 2, row.label or 0.0))
+            room = self.length - len(self.begin) - (2 if paired else 1)
+            a, b = cut_longer(first[number], second[number], room)
+            ids = [*self.begin, *a, self.sep, *([*b, self.sep] if paired else [])]
+            features.append(Feature(number, ids, len(self.begin) + len(a) + 1, row.label or 0.0))
         return features
 
     def spans(self, rows: Sequence[Row], training: bool) -> list[Feature]:
@@ -101,7 +106,7 @@ class Encoder:
         features = []
         for number, row in enumerate(rows):
             question = questions[number][:_MOST_QUESTION_TOKENS]
-            room = self.length - len(question) - 3
+            room = self.length - len(question) - len(self.begin) - 2
             if room < PAD_TO:
                 raise BadConfig(
                     f"length_tokens is {self.length}, and a question takes {len(question)} tokens of it",
@@ -109,14 +114,14 @@ class Encoder:
                 )
             ids, offsets = contexts[number].ids, contexts[number].offsets
             answer = answer_tokens(offsets, row) if training else None
-            first = len(question) + 2
+            first = len(self.begin) + len(question) + 1
             for low, high in windows(len(ids), room):
                 start = end = IGNORE
                 if training:
                     if answer is None or not low <= answer[0] <= answer[1] < high:
                         continue
                     start, end = answer[0] - low + first, answer[1] - low + first
-                tokens = [self.cls, *question, self.sep, *ids[low:high], self.sep]
+                tokens = [*self.begin, *question, self.sep, *ids[low:high], self.sep]
                 features.append(Feature(number, tokens, first, 0.0, start, end, first, tuple(offsets[low:high])))
         return features
 

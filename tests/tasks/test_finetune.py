@@ -125,7 +125,7 @@ def test_init_brings_the_trunk_and_no_training_leaves_it(tmp_path: Path, tokeniz
     trunk = [name for name in before if name.startswith("transformer.")]
     assert trunk and all(np.array_equal(before[name], after[name]) for name in trunk)
     assert json.loads((second / "training.json").read_text())["init"] == "pretrained"
-    with pytest.raises(BadConfig, match=r"differs from the pretrained one in width 64 \(pretrained: 32\)"):
+    with pytest.raises(BadConfig, match=r"model differs from init in width 64 \(init: 32\)"):
         tune(tmp_path / "wide", data, tokenizer, init=first, model=TINY.model_copy(update={"width": 64}))
     other = tokenizer_folder(tmp_path / "other", WORDS[::-1])
     with pytest.raises(BadConfig, match="tokenizer is not the one"):
@@ -222,7 +222,7 @@ def test_the_best_span_starts_before_it_ends_and_is_short() -> None:
 def test_a_tokenizer_without_a_separator_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer-info.json").write_text(json.dumps({"vocab_size": 9, "special_tokens": {"pad": 0, "cls": 2}}))
-    with pytest.raises(BadData, match="no token for sep"):
+    with pytest.raises(BadData, match="no token for the end of a text"):
         Encoder(tmp_path, 32)
 
 

@@ -1,0 +1,43 @@
+"""A prefix language model (Raffel et al. 2020, section 3.2): one stack that sees the first part of a text whole.
+
+`paper` is the budget of that section's table: 2^19 steps of 128 sequences of 512 tokens. The authors used Adafactor;
+here it is AdamW with linear decay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pipelines.graph import Pipeline
+from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
+from pipelines.recipes.scale import LENGTH, dial, paper
+
+OBJECTIVE: dict[str, Any] = {"kind": "prefix"}
+SCALES: dict[str, dict[str, Any]] = {
+    **{
+        scale: {
+            **dial(scale, architecture="prefix-lm", max_length=2 * LENGTH[scale]),
+            "tokenizer": {**dial(scale)["tokenizer"], "kind": "unigram"},
+            "objective": OBJECTIVE,
+        }
+        for scale in ("cpu", "gpu", "base")
+    },
+    "paper": paper(
+        {"preset": "prefix-lm-base", "max_length": 1024},
+        tokenizer={"kind": "unigram", "vocab_size": 32_100},
+        objective=OBJECTIVE,
+        examples={"length_tokens": 512},
+        pretrain={"steps": 524_288, "batch_size": 128, "peak_lr": 1e-3, "warmup_steps": 10_000},
+    ),
+}
+
+
+class PrefixLmConfig(PretrainingConfig):
+    """Settings of the `prefix-lm` recipe."""
+
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = SCALES
+
+
+def prefix_lm(c: PrefixLmConfig) -> Pipeline:
+    """Prefix LM: one stack, bidirectional over a prefix, predicting the rest."""
+    return pretraining_pipeline(c, directory=c.downstream_dir, register="triptych-prefix-lm")

@@ -1,0 +1,43 @@
+"""T5 (Raffel et al. 2020): an encoder-decoder that spells out what sentinels stand for.
+
+`paper` is the budget of the paper's baseline: 2^19 steps of 128 sequences of 512 tokens. The authors used Adafactor
+with an inverse square root of the step; here it is AdamW with linear decay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pipelines.graph import Pipeline
+from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
+from pipelines.recipes.scale import dial, paper
+
+OBJECTIVE: dict[str, Any] = {"kind": "span-corruption"}
+SCALES: dict[str, dict[str, Any]] = {
+    **{
+        scale: {
+            **dial(scale, architecture="encoder-decoder"),
+            "tokenizer": {**dial(scale)["tokenizer"], "kind": "unigram"},
+            "objective": OBJECTIVE,
+        }
+        for scale in ("cpu", "gpu", "base")
+    },
+    "paper": paper(
+        {"preset": "t5-base"},
+        tokenizer={"kind": "unigram", "vocab_size": 32_100},
+        objective=OBJECTIVE,
+        examples={"length_tokens": 512},
+        pretrain={"steps": 524_288, "batch_size": 128, "peak_lr": 1e-3, "warmup_steps": 10_000},
+    ),
+}
+
+
+class T5Config(PretrainingConfig):
+    """Settings of the `t5` recipe."""
+
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = SCALES
+
+
+def t5(c: T5Config) -> Pipeline:
+    """T5: span corruption on an encoder-decoder."""
+    return pretraining_pipeline(c, directory=c.downstream_dir, register="triptych-t5")
