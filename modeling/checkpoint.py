@@ -96,18 +96,15 @@ def load_weights(model: nn.Module, folder: Path) -> list[str]:
     return missing
 
 
-def load_transformer(folder: Path, into: nn.Module) -> None:
-    """Copy the trunk's weights of a saved model (whatever its head) into `into`.
+def load_transformer(folder: Path, into: Any) -> None:
+    """Copy the trunk's weights of a saved model (whatever its head) into `into` (`modeling.trunks`).
 
-    Raises ConfigError where the shapes do not fit, naming the first tensor.
+    Raises ConfigError where the shapes do not fit, naming the file and the first tensor.
     """
-    prefix = "transformer."
-    found = {name.removeprefix(prefix): value for name, value in _weights(folder).items() if name.startswith(prefix)}
-    for name, value in into.state_dict().items():
-        if name not in found or found[name].shape != value.shape:
-            shape = tuple(found[name].shape) if name in found else "nothing"
-            raise ConfigError(f"{folder / WEIGHTS}: {name} is {shape}, the model expects {tuple(value.shape)}")
-    into.load_state_dict(found)
+    try:
+        into.load_pretrained(_weights(folder))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / WEIGHTS}: {error.message}", error.remedy) from None
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

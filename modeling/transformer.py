@@ -7,6 +7,7 @@ A `Stack` is embeddings and blocks. Encoder, decoder and prefix LM have one and 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -288,6 +289,19 @@ class Transformer(nn.Module):
             over=cross_visibility(attention_mask_BL, segment_ids_BL, decoder_segment_ids_BL),
             blocks=self.encoder.blocks if self.config.share_stacks else None,
         )
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the trunk out of a saved model's state dict, whatever its head.
+
+        Raises ConfigError where a weight is missing or of another shape.
+        """
+        prefix = "transformer."
+        found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        for name, value in self.state_dict().items():
+            if name not in found or found[name].shape != value.shape:
+                shape = tuple(found[name].shape) if name in found else "nothing"
+                raise ConfigError(f"{name} is {shape}, the model expects {tuple(value.shape)}")
+        self.load_state_dict(found)
 
     def new_cache(self) -> Cache:
         """An empty cache for the decoder."""

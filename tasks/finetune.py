@@ -173,6 +173,8 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     model = build(config, head, seed, payload["head_dropout"])
     if payload["init"] is not None:
         load_transformer(Path(payload["init"]), model.transformer)
+    else:
+        model.transformer.requires_grad_(True)  # word vectors and ELMo are frozen features only once they have learnt
     if payload["method"] == "probe":
         model.transformer.requires_grad_(False)
     batches = Batches(features, payload["loop"].batch_size, seed)

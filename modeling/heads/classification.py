@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from modeling.errors import ConfigError
 from modeling.heads.base import IGNORE, LossSum, last_token, mean_pool
-from modeling.transformer import Transformer, TransformerConfig, hidden_states, init_weights
+from modeling.transformer import hidden_states, init_weights
+from modeling.trunks import make_trunk
 
 
 class SequenceClassifier(nn.Module):
@@ -23,7 +24,7 @@ class SequenceClassifier(nn.Module):
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: Any,
         num_labels: int,
         pooling: Literal["mean", "cls", "last"] = "mean",
         dropout: float = 0.0,
@@ -32,7 +33,7 @@ class SequenceClassifier(nn.Module):
         if num_labels < 1:
             raise ConfigError(f"num_labels is {num_labels}: expected at least 1")
         self.config, self.num_labels, self.pooling = config, num_labels, pooling
-        self.transformer = Transformer(config)
+        self.transformer = make_trunk(config)
         self.pooler = nn.Linear(config.width, config.width) if pooling == "cls" else None
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.width, num_labels)
@@ -77,10 +78,10 @@ class SpanExtractor(nn.Module):
     sequence is the mean of the two cross-entropies; a question without answer points at token 0.
     """
 
-    def __init__(self, config: TransformerConfig, max_answer_tokens: int = 30) -> None:
+    def __init__(self, config: Any, max_answer_tokens: int = 30) -> None:
         super().__init__()
         self.config, self.max_answer_tokens = config, max_answer_tokens
-        self.transformer = Transformer(config)
+        self.transformer = make_trunk(config)
         self.span = nn.Linear(config.width, 2)
         init_weights(self.span, config.init_std)
 

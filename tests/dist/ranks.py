@@ -67,6 +67,7 @@ def train(
     eps: float = 1e-6,
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
+    pairs: bool = False,
     checkpoints: bool = False,
     die_at: int = -1,
     die_rank: int = 0,
@@ -89,7 +90,7 @@ def train(
     config = make_config(preset, layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=dropout)
     config = config.model_copy(update={"max_length": LENGTH})
     torch.manual_seed(0)
-    model = LanguageModel(config)
+    model = LanguageModel(config, pairs=pairs)
     loop = LoopConfig(
         steps=steps,
         batch_size=BATCH,
@@ -106,7 +107,7 @@ def train(
     def next_batch(step: int) -> dict[str, np.ndarray]:
         if step == die_at and rank == die_rank:
             os.kill(os.getpid(), signal.SIGKILL)
-        batch = global_batch(step)
+        batch = global_batch(step, pairs)
         return {key: value[rows.start : rows.stop] for key, value in batch.items()}
 
     result = fit(
@@ -130,8 +131,11 @@ def train(
     return {"history": result.history, "resumed_from": result.resumed_from, "notes": notes, "labels": result.labels}
 
 
-def global_batch(step: int) -> dict[str, Any]:
-    """Rows whose share of labels grows from 5 to 60 %, so that every split has unequal counts; some padding."""
+def global_batch(step: int, pairs: bool = False) -> dict[str, Any]:
+    """Rows whose share of labels grows from 5 to 60 %, so that every split has unequal counts; some padding.
+
+    With `pairs` a label for each row of the first half but the first: none at all for the second rank.
+    """
     import numpy as np
 
     random = np.random.Generator(np.random.Philox(key=[7, step]))
@@ -141,7 +145,11 @@ def global_batch(step: int) -> dict[str, Any]:
     mask = np.ones((BATCH, LENGTH), dtype=np.int64)
     mask[1, 10:] = 0
     labels[1, 10:] = -100
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    if pairs:
+        row = np.arange(BATCH)
+        batch["pair_labels"] = np.where((row > 0) & (row < BATCH // 2), row % 2, -100)
+    return batch
 
 
 def main() -> None:

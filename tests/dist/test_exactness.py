@@ -15,6 +15,7 @@ GRADIENT = {"steps": 1, "peak_lr": 1e3, "eps": 1e3, "weight_decay": 0.0, "clip_n
 TWO_RANKS = [
     {"name": "gradient-0", "stage": 0, **GRADIENT},
     {"name": "gradient-2", "stage": 2, "micro_batch": 1, **GRADIENT},
+    {"name": "gradient-pairs", "stage": 2, "pairs": True, **GRADIENT},
     {"name": "zero-0", "stage": 0},
     {"name": "zero-1", "stage": 1},
     {"name": "zero-2", "stage": 2},
@@ -39,24 +40,27 @@ def one_rank(tmp_path_factory):
     return folder, train(folder, name="plain")
 
 
-def plain_gradients() -> dict[str, torch.Tensor]:
-    """Gradients of the mean loss over the labels of the global batch, by torch alone."""
+def plain_gradients(pairs: bool = False) -> dict[str, torch.Tensor]:
+    """Gradients of the mean loss over the labels of the global batch, by torch alone; of the sum of both means."""
     config = preset("bert-tiny", layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=0.0)
     config = config.model_copy(update={"max_length": LENGTH})
     torch.manual_seed(0)
-    model = LanguageModel(config)
-    batch = {name: torch.from_numpy(array) for name, array in global_batch(0).items()}
-    logits = model.logits(model.hidden(batch)).flatten(0, 1)
-    cross_entropy(logits, batch["labels"].flatten(), ignore_index=-100).backward()
+    model = LanguageModel(config, pairs=pairs)
+    batch = {name: torch.from_numpy(array) for name, array in global_batch(0, pairs).items()}
+    hidden = model.hidden(batch)
+    loss = cross_entropy(model.logits(hidden).flatten(0, 1), batch["labels"].flatten(), ignore_index=-100)
+    if pairs:
+        loss = loss + cross_entropy(model.pair(hidden), batch["pair_labels"], ignore_index=-100)
+    loss.backward()
     return {name: p.detach() - p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["gradient-0", "gradient-2"])
+@pytest.mark.parametrize("name", ["gradient-0", "gradient-2", "gradient-pairs"])
 def test_gradients_of_two_ranks_with_unequal_masks_are_those_of_the_global_batch(two_ranks, name):
     folder, _ = two_ranks
     counts = (global_batch(0)["labels"] != -100).sum(1)
     assert counts[: BATCH // 2].sum() != counts[BATCH // 2 :].sum()
-    found, expected = load_file(folder / name / "model.safetensors"), plain_gradients()
+    found, expected = load_file(folder / name / "model.safetensors"), plain_gradients("pairs" in name)
     for key, value in expected.items():
         # Steps are g / (1 + |g|/1e3), |g| < 1: 1e-3 of the step; and weights of 1 carry 6e-8 of rounding.
         torch.testing.assert_close(found[key], value, rtol=0, atol=2e-4, msg=lambda m, key=key: f"{key}: {m}")
