@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from pydantic import ValidationError
 
-from cluster.errors import BadData
-from tasks.base import Artifact, Runtime
+from cluster.errors import BadConfig, BadData
+from tasks.base import Artifact, Runtime, Task
 from tasks.report import Report, markdown, results
-from tests.tasks.small_model import SomeScore
+from tests.tasks.small_model import SomeModel, SomeScore
 from tests.tasks.stage import FolderContext, digests
+
+
+class SomeBaseline(Task):
+    produces: ClassVar[str] = "baseline"
 
 
 def score(task: str, init: str, seed: int, primary: float, **more: Any) -> dict[str, Any]:
@@ -79,7 +82,7 @@ class ManyScores(FolderContext):
         super().__init__(out, Runtime(), folders)
 
     def inputs(self, field: str) -> list[Artifact]:
-        return [self.input(name) for name in self._inputs]
+        return [self.input(name) for name in self._inputs if name.startswith(field)]
 
 
 def test_the_artifact(tmp_path: Path) -> None:
@@ -87,9 +90,9 @@ def test_the_artifact(tmp_path: Path) -> None:
     found = [{**s, **published} for s in scores([0.8, 0.8], [0.6, 0.6])] + scores([0.5, 0.5], [0.5, 0.5], "rte")
     folders = {}
     for number, each in enumerate(found):
-        folders[str(number)] = tmp_path / f"score-{number}"
-        folders[str(number)].mkdir()
-        (folders[str(number)] / "score.json").write_text(json.dumps(each))
+        folders[f"scores-{number}"] = tmp_path / f"score-{number}"
+        folders[f"scores-{number}"].mkdir()
+        (folders[f"scores-{number}"] / "score.json").write_text(json.dumps(each))
     task = Report(scores=tuple(SomeScore() for _ in found))
     for name in ("one", "two"):
         metrics = task.run(ManyScores(tmp_path / name, folders))
@@ -107,6 +110,47 @@ def test_one_side_alone_is_shown_as_such() -> None:
     assert "| 0.800 ± 0.000 | – | – | – | 1 | – |" in text
 
 
-def test_no_scores_is_a_mistake() -> None:
-    with pytest.raises(ValidationError):
-        Report(scores=())
+def model_and_baseline(folder: Path, final: dict[str, float]) -> dict[str, Path]:
+    training = {"objective": {"kind": "mlm"}, "parameters": {"total": 1_234_567}, "final": {"tokens": 5000, **final}}
+    files = {
+        "models-0/training.json": training,
+        "models-0/config.json": {"model": {"architecture": "encoder"}, "head": {}},
+        "baselines-0/baseline.json": {"unigram_nats": 6.5, "ngram_nats": 4.25, "order": 3},
+    }
+    for name, value in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return {"models-0": folder / "models-0", "baselines-0": folder / "baselines-0"}
+
+
+@pytest.mark.parametrize(
+    ("final", "loss"),
+    [
+        ({"loss": 9.0, "validation_loss": 3.5}, 3.5),
+        # of several losses the one on tokens, which the baselines can be compared with
+        ({"loss": 9.0, "validation_loss": 38.0, "validation_loss_generator": 3.25}, 3.25),
+        ({"loss": 9.0, "validation_loss": 4.1, "validation_loss_tokens": 3.75, "validation_loss_pairs": 0.35}, 3.75),
+        ({"loss": 9.0}, 9.0),
+    ],
+)
+def test_pretraining_beside_its_baselines(tmp_path: Path, final: dict[str, float], loss: float) -> None:
+    task = Report(models=(SomeModel(),), baselines=(SomeBaseline(),))
+    task.run(ManyScores(tmp_path / "out", model_and_baseline(tmp_path, final)))
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["rows"] == [] and found["pretraining"][0]["loss"] == loss
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert f"| mlm | encoder | 1,234,567 | 5,000 | {loss:.3f} | 6.500 | 4.250 (3-gram) |" in text
+
+
+def test_a_model_without_baseline_is_shown_as_such(tmp_path: Path) -> None:
+    folders = model_and_baseline(tmp_path, {"loss": 2.0})
+    del folders["baselines-0"]
+    Report(models=(SomeModel(),)).run(ManyScores(tmp_path / "out", folders))
+    assert "| 2.000 | – | – |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(BadConfig, match="neither scores nor models"):
+        Report()
+    with pytest.raises(BadConfig, match="2 baselines for 1 models"):
+        Report(models=(SomeModel(),), baselines=(SomeBaseline(), SomeBaseline()))
