@@ -1,156 +1,183 @@
 """Masked language modelling (Devlin et al. 2019, section 3.1; details as in the authors' code).
 
-In a sequence of `len` tokens, [CLS] and [SEP] counted, exactly
+In a row of `len` tokens, [CLS] and [SEP] counted,
 
     n = min(max_predictions, max(1, round(mask_rate · len)))
 
-ordinary tokens are chosen without replacement (fewer where a sequence has fewer). Of these 80 % become [MASK],
-10 % a random token, 10 % stay; the draw is per sub-token. With `whole_word` whole words are taken in random
-order while they fit into n; one that would overflow is passed over, not cut. The random token is drawn from
-the ordinary tokens (`random_token="ordinary"`) or from the whole vocabulary as in the original (`"any"`).
+ordinary tokens are chosen without replacement (fewer where a row has fewer). Of these `mask_share` (80 %)
+become [MASK], `random_share` (10 %) a random token, the rest stay; the draw is per sub-token. The random token
+is drawn from the ordinary tokens (`random_token="ordinary"`) or from the whole vocabulary as in the original
+(`"any"`). `unit` says what is chosen at once: tokens here; whole words (`whole_word.py`), n-grams (`ngram.py`),
+spans (`spans.py`: with a budget of its own and one draw per span), or salient spans (`salience.py`).
 
-Worked example (seed 0, epoch 0, index 1; asserted by a test). Vocabulary of 100 with [PAD] [UNK] [CLS] [SEP]
-[MASK] = 0…4, mask_rate 0.3, so n = round(0.3 · 10) = 3:
+Salient spans are taken whole in random order while they fit into n, with one draw for each. A row without any,
+or with none that fits, has no label.
 
-    tokens      2  11  12  13  14  15  16  17  18   3
-    input_ids   2  11  12  13   4  15  16  17  93   3
-    labels      .   .   .  13  14   .   .   .  18   .        (. = -100)
+Worked example (seed 0, index 1; asserted by a test). Vocabulary of 100 with [PAD] [UNK] [CLS] [SEP] [MASK] =
+0…4, mask_rate 0.3, so n = round(0.3 · 10) = 3:
 
-13 is kept, 14 became [MASK], 18 a random token.
+    tokens                2  11  12  13  14  15  16  17  18   3
+    epoch 0   input_ids   2  11  12  13   4  15  16  17  93   3
+              labels      .   .   .  13  14   .   .   .  18   .        (. = -100)
+    epoch 1   input_ids   2   4  12  13   4  15  16  17  18   3
+              labels      .  11  12   .  14   .   .   .   .   .
+
+In epoch 0 13 is kept, 14 became [MASK], 18 a random token. Static masking writes epoch 0, 1, … as the copies
+of a row; dynamic masking draws them as the run goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from tasks.objectives.base import IGNORED, Objective, Vocabulary
-from tasks.objectives.philox import below, sample_words
+from cluster.errors import BadConfig
+from tasks.objectives import ngram, spans, whole_word
+from tasks.objectives.base import IGNORED, Objective, Vocabulary, documents
+from tasks.objectives.philox import sample_words
+from tasks.objectives.salience import pieces_of, salient_spans
+from tasks.objectives.settings import Masked
+from tasks.objectives.units import (
+    FATES,
+    PICKS,
+    Chosen,
+    Draw,
+    bert_budget,
+    choose_tokens,
+    expand,
+    find_words,
+    take_fitting,
+    words_for,
+)
 
-_TOKENS, _WORDS = 0, 1  # random streams
-_LOW = np.uint64(0xFFFFFFFF)
+_BOUNDARY = ("boundary_left", "boundary_right", "boundary_offset")
 
 
 class MaskedLanguageModel(Objective):
-    """The objective; `settings` has mask_rate, max_predictions (0: no limit), whole_word, random_token."""
+    """The objective; a batch also has token_type_ids and pair_labels with `pairs`, boundary_left, boundary_right
+    and boundary_offset with `span_boundary`, segment_ids and position_ids with `documents_apart`.
 
-    needs = ("pad", "cls", "sep", "mask")
+    Raises:
+        BadConfig: the tokenizer lacks a special token; or both pairs and documents_apart are asked for.
+    """
 
-    def __init__(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
-        super().__init__(vocabulary, settings)
+    settings: Masked
+
+    def __init__(self, vocabulary: Vocabulary, settings: Masked, length_tokens: int) -> None:
+        super().__init__(vocabulary, settings, length_tokens)
+        if settings.pairs != "none" and settings.documents_apart:
+            raise BadConfig(
+                f"documents_apart with pairs={settings.pairs}: the two segments of a pair must see each other",
+                "set documents_apart=false or pairs=none",
+            )
+        self.columns = (
+            "input_ids",
+            "labels",
+            *(("token_type_ids", "pair_labels") if settings.pairs != "none" else ()),
+            *(_BOUNDARY if settings.span_boundary else ()),
+        )
+        if settings.unit == "salient":
+            pieces_of(vocabulary)  # a vocabulary without spellings shows here, not at the first batch
+        self.most = settings.max_predictions or 1 << 30
         self._candidate = ~vocabulary.special
-        self.mask_rate = float(settings["mask_rate"])
-        self.max_predictions = int(settings["max_predictions"]) or 1 << 30
-        self.whole_word = bool(settings["whole_word"])
-        self.replacements = (
-            vocabulary.ordinary if settings["random_token"] == "ordinary" else np.arange(vocabulary.size)
+        self._span_lengths = spans.length_thresholds(settings.span_p, settings.span_max)
+        self._replace = Replacement(
+            vocabulary, settings.mask_share, settings.random_share, any_token=settings.random_token == "any"
         )
 
     def draw(
-        self, tokens_BL: np.ndarray, seed: int, epochs_B: np.ndarray, indices_B: np.ndarray
+        self,
+        tokens_BR: np.ndarray,
+        seed: int,
+        epochs_B: np.ndarray,
+        indices_B: np.ndarray,
+        facts: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns input_ids, labels int64 [B, L] and attention_mask bool [B, L]."""
-        attention_mask = tokens_BL != self.vocabulary.pad
-        candidate = self._candidate[tokens_BL]
-        wanted = np.rint(np.count_nonzero(attention_mask, axis=1) * self.mask_rate).astype(np.int64)
-        wanted = np.minimum(np.maximum(wanted, 1), self.max_predictions)
-        available = np.count_nonzero(candidate, axis=1)
-        wanted = np.minimum(wanted, available)
-        most = int(wanted.max(initial=0))
-        # Two words for each of a row's choices: which token, and what becomes of it.
-        words = sample_words(seed, epochs_B, indices_B, 2 * most, _TOKENS)
-        if self.whole_word:
-            rows, columns, order = self._whole_words(tokens_BL, candidate, wanted, seed, epochs_B, indices_B)
-        else:
-            rows, columns, order = _choose(candidate, available, wanted, words[:, 0::2])
+        """See `Objective.draw`; `facts` is read with `pairs` only."""
+        attention_mask = tokens_BR != self.vocabulary.pad
+        chosen = self._choose(tokens_BR, attention_mask, partial(sample_words, seed, epochs_B, indices_B))
+        input_ids, labels = masked(tokens_BR, chosen, self._replace)
+        batch = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+        if self.settings.span_boundary:
+            batch |= spans.boundaries(chosen.places, tokens_BR.shape)
+        if self.settings.pairs != "none":
+            if facts is None:
+                raise ValueError(f"rows of sentence pairs (pairs={self.settings.pairs}) come with their facts")
+            second = np.arange(tokens_BR.shape[1]) >= np.asarray(facts["boundary"])[:, None]
+            batch["token_type_ids"] = (second & attention_mask).astype(np.int64)
+            batch["pair_labels"] = np.asarray(facts["pair_label"]).astype(np.int64)
+        if self.settings.documents_apart:
+            separator = self.vocabulary.special_tokens["sep"]
+            batch["segment_ids"], batch["position_ids"] = documents(tokens_BR, separator)
+        return batch
 
-        input_ids = tokens_BL.astype(np.int64)
-        labels = np.full(tokens_BL.shape, IGNORED, dtype=np.int64)
-        at = rows * tokens_BL.shape[1] + columns
-        original = input_ids.ravel()[at]
-        labels.ravel()[at] = original
-        input_ids.ravel()[at] = self._replaced(original, words[rows, 2 * order + 1])
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
-
-    def _whole_words(
-        self, tokens_BL: np.ndarray, candidate: np.ndarray, wanted: np.ndarray, seed: int, epochs_B: Any, indices_B: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `_tokens`, by whole words: in random order, each taken if it still fits."""
+    def _choose(self, tokens_BL: np.ndarray, attention_mask: np.ndarray, draw: Draw) -> Chosen:
         B, L = tokens_BL.shape
-        # A word begins at a piece that starts one, and at any candidate after a special token.
-        after_special = np.ones((B, L), dtype=bool)
-        after_special[:, 1:] = ~candidate[:, :-1]
-        starts = candidate & (self.vocabulary.starts_word[tokens_BL] | after_special)
-        word = np.cumsum(starts, axis=1) - 1  # of each candidate
-        word_count = starts.sum(1)
-        most = int(word_count.max(initial=0))
-        rows, columns = np.nonzero(candidate)
-        of_word = rows * most + word[rows, columns]
-        sizes = np.bincount(of_word, minlength=B * most).reshape(B, most)
+        unit, rate = self.settings.unit, self.settings.mask_rate
+        if unit == "salient":
+            rows, starts, stops = salient_spans(tokens_BL, self.vocabulary)
+            sizes = stops - starts
+            counts, budget = np.bincount(rows, minlength=B), bert_budget(attention_mask, rate, self.most)
+            taken = take_fitting(sizes, counts, budget, draw)
+            fates = words_for(rows[taken], B, draw, FATES)
+            places = expand((rows * L + starts)[taken], sizes[taken])
+            return Chosen(places, np.repeat(fates, sizes[taken]), words_for(places // L, B, draw, PICKS))
+        candidate = np.take(self._candidate, tokens_BL)
+        if unit == "span":
+            ordinary = np.count_nonzero(candidate, axis=1)
+            # rounded first: 0.07 · 100 is 7.000000000000001 in floating point, which are not eight tokens
+            budget = np.minimum(np.ceil(np.round(ordinary * rate, 9)).astype(np.int64), self.most)
+            words = find_words(candidate, np.take(self.vocabulary.starts_word, tokens_BL))
+            return spans.choose(words, np.minimum(budget, ordinary), L, self._span_lengths, draw)
+        budget = bert_budget(attention_mask, rate, self.most)
+        if unit == "token":
+            places, _, fates = choose_tokens(candidate, budget, draw)
+            return Chosen(places, fates)
+        words = find_words(candidate, np.take(self.vocabulary.starts_word, tokens_BL))
+        if unit == "word":
+            return whole_word.choose(words, budget, L, draw)
+        return ngram.choose(words, budget, L, self.settings.ngram_max, draw)
 
-        # The key carries its word's number in its low bits, so that sorting gives the order; absent words go last.
-        numbers = np.arange(most, dtype=np.uint64)
-        keys = sample_words(seed, epochs_B, indices_B, most, _WORDS)[:, :most] << np.uint64(20) | numbers
-        keys |= (numbers >= word_count[:, None].astype(np.uint64)).astype(np.uint64) << np.uint64(60)
-        shuffled = (np.sort(keys, axis=1) & np.uint64(0xFFFFF)).astype(np.int64)
-        shuffled_sizes = np.take_along_axis(sizes, shuffled, axis=1)
-        left = wanted.copy()
-        taken = np.zeros((B, most), dtype=bool)
-        for step in range(most):
-            size = shuffled_sizes[:, step]
-            fits = (size > 0) & (size <= left)
-            taken[:, step] = fits
-            left -= size * fits
-            if not left.any():
-                break
-        chosen = np.zeros((B, most), dtype=bool)
-        np.put_along_axis(chosen, shuffled, taken, axis=1)
-        keep = chosen.ravel()[of_word]
-        rows, columns = rows[keep], columns[keep]
-        per_row = np.bincount(rows, minlength=B)
-        order = np.arange(len(rows)) - (np.cumsum(per_row) - per_row)[rows]
-        return rows, columns, order
 
-    def _replaced(self, original: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """80 % [MASK], 10 % random, 10 % kept: from one word per chosen token."""
-        tenths = words * np.uint64(10)
-        tenth = tenths >> np.uint64(32)
-        result = np.full(original.shape, self.vocabulary.special_tokens["mask"], dtype=np.int64)
-        random = np.flatnonzero(tenth == 8)
-        # What is left of the word below its tenth is uniform again, finely enough for any vocabulary.
-        result[random] = self.replacements[below(tenths[random] & _LOW, len(self.replacements))]
-        kept = np.flatnonzero(tenth == 9)
+class Replacement:
+    """What becomes of chosen tokens: [MASK], a random token, or nothing.
+
+    Args:
+        mask_share, random_share: of the chosen tokens; the rest stay.
+        any_token: random tokens come from the whole vocabulary, not from the ordinary tokens only.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, mask_share: float, random_share: float, any_token: bool = False) -> None:
+        self.mask = vocabulary.special_tokens["mask"]
+        self.tokens = np.arange(vocabulary.size) if any_token else vocabulary.ordinary
+        self.masked_below = round(mask_share * 2**32)  # of a 32-bit word
+        self.random_below = min(round((mask_share + random_share) * 2**32), 2**32)
+
+    def __call__(self, original: np.ndarray, chosen: Chosen) -> np.ndarray:
+        """The new ids int64 [N] of chosen tokens whose ids are `original` int64 [N]."""
+        result = np.full(original.shape, self.mask, dtype=np.int64)
+        other = np.flatnonzero(chosen.fates >= self.masked_below)
+        is_random = chosen.fates[other] < self.random_below
+        random, kept = other[is_random], other[~is_random]
         result[kept] = original[kept]
+        if len(random):
+            if chosen.picks is not None:
+                words, width = chosen.picks[random], 1 << 32
+            else:
+                # Where the fate's word lies between its bounds is uniform again, finely enough for any vocabulary.
+                width = self.random_below - self.masked_below
+                words = chosen.fates[random] - np.uint64(self.masked_below)
+            result[random] = self.tokens[(words * np.uint64(len(self.tokens)) // np.uint64(width)).astype(np.int64)]
         return result
 
 
-def _choose(
-    candidate: np.ndarray, available: np.ndarray, wanted: np.ndarray, words: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, column, number within the row) of `wanted` candidates of each row, uniform without replacement.
-
-    Floyd's sampling, all rows in step: for j = N-n … N-1 take a uniform t in [0, j], or j itself where t is
-    taken already. Its cost goes with the chosen tokens, not with the length of the sequence.
-    """
-    B, L = candidate.shape
-    most = int(wanted.max(initial=0))
-    steps = np.arange(most)[:, None]
-    last = available - wanted + steps  # j, [step, row]
-    active = steps < wanted
-    rank = below(words.T[:most], np.where(active, last + 1, 1))
-    # Ranks as places in one flat array; a row that has all it wants goes on into a spare place at its end.
-    base = np.arange(B) * (L + 1)
-    flat_last = base + np.where(active, last, L)
-    flat = base + np.where(active, rank, L)
-    taken = np.zeros(B * (L + 1), dtype=bool)
-    for step in range(most):
-        chosen = np.where(taken[flat[step]], flat_last[step], flat[step])
-        taken[chosen] = True
-        flat[step] = chosen
-    rows, order = np.nonzero(active.T)
-    ranks = (flat - base)[order, rows]
-    positions = np.flatnonzero(candidate)  # of all candidates, row after row
-    first = np.cumsum(available) - available
-    return rows, positions[first[rows] + ranks] - rows * L, order
+def masked(tokens_BL: np.ndarray, chosen: Chosen, replace: Replacement) -> tuple[np.ndarray, np.ndarray]:
+    """(input_ids, labels) int64 [B, L]: the tokens with the chosen ones replaced, and what they were."""
+    input_ids = tokens_BL.astype(np.int64, order="C")
+    labels = np.full(tokens_BL.shape, IGNORED, dtype=np.int64)
+    original = input_ids.ravel()[chosen.places]
+    labels.ravel()[chosen.places] = original
+    input_ids.ravel()[chosen.places] = replace(original, chosen)
+    return input_ids, labels

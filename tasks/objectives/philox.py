@@ -26,7 +26,7 @@ def philox4x32(
     Returns:
         Four uint64 arrays of 32-bit values, of the counters' common shape.
     """
-    c0, c1, c2, c3 = (np.array(c, dtype=np.uint64) for c in np.broadcast_arrays(*counter))
+    c0, c1, c2, c3 = (np.array(c, dtype=np.uint64, order="C") for c in np.broadcast_arrays(*counter))
     p0, p1 = np.empty_like(c0), np.empty_like(c0)
     k0, k1 = key
     for _ in range(10):  # in place: small batches live in the cache, and allocation would cost as much as the work

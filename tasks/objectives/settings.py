@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from modeling.config import Config
+from modeling.config import Config, section
 from modeling.errors import ConfigError
 from tasks.objectives import OBJECTIVES, SETTINGS
 
@@ -65,7 +65,7 @@ def parse(value: Any) -> Any:
     if isinstance(value, str):
         value = {"kind": value}
     if isinstance(value, dict) and "kind" in value:
-        return SETTINGS.load(value["kind"]).model_validate(value)
+        return section(SETTINGS.load(value["kind"]), value)
     return value
 
 
@@ -101,6 +101,11 @@ class Masked(ObjectiveSettings):
             )
         if self.span_boundary and self.unit != "span":
             raise ConfigError(f"span_boundary needs unit span, found {self.unit}", "set unit=span")
+        if self.pairs != "none" and self.documents_apart:
+            raise ConfigError(
+                f"pairs {self.pairs} with documents_apart: the segments of a pair must see each other",
+                "set documents_apart=false or pairs=none",
+            )
         return self
 
     def layout(self, length_tokens: int) -> Layout:
@@ -130,7 +135,7 @@ class Permutation(ObjectiveSettings):
 
     kind: Annotated[Literal["permutation"], OBJECTIVES] = "permutation"
     target_share: float = Field(85 / 512, gt=0, lt=1, description="share of a row's tokens to predict: 1 in 6")
-    span_max: int = Field(5, ge=1, le=20, description="targets come in spans of 1 … span_max tokens")
+    span_max: int = Field(5, ge=1, le=20, description="targets come in spans of 1 … span_max tokens, p(n) ∝ 1/n")
 
     def layout(self, length_tokens: int) -> Layout:
         return Layout(length_tokens, (), ("sep", "cls"), "sep")
