@@ -33,7 +33,6 @@ from functools import partial
 
 import numpy as np
 
-from cluster.errors import BadConfig
 from tasks.objectives import ngram, spans, whole_word
 from tasks.objectives.base import IGNORED, Objective, Vocabulary, documents
 from tasks.objectives.philox import sample_words
@@ -60,18 +59,13 @@ class MaskedLanguageModel(Objective):
     and boundary_offset with `span_boundary`, segment_ids and position_ids with `documents_apart`.
 
     Raises:
-        BadConfig: the tokenizer lacks a special token; or both pairs and documents_apart are asked for.
+        BadConfig: the tokenizer lacks a special token.
     """
 
     settings: Masked
 
     def __init__(self, vocabulary: Vocabulary, settings: Masked, length_tokens: int) -> None:
         super().__init__(vocabulary, settings, length_tokens)
-        if settings.pairs != "none" and settings.documents_apart:
-            raise BadConfig(
-                f"documents_apart with pairs={settings.pairs}: the two segments of a pair must see each other",
-                "set documents_apart=false or pairs=none",
-            )
         self.columns = (
             "input_ids",
             "labels",

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from cluster.errors import BadConfig
 from tasks.objectives.base import IGNORED, Vocabulary
-from tasks.objectives.mlm import MaskedLanguageModel
 from tasks.objectives.philox import below, philox4x32, sample_words
 from tasks.objectives.settings import Masked
 from tests.tasks.objective_rows import (
@@ -229,5 +228,5 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(BadConfig, match="needs a mask token"):
             objective(kind, words=lacking)
     objective("permutation", words=lacking)
-    with pytest.raises(BadConfig, match="documents_apart with pairs=sop"):
-        MaskedLanguageModel(words, Masked(pairs="sop", documents_apart=True), 128)
+    with pytest.raises(ValueError, match="pairs sop with documents_apart"):
+        Masked(pairs="sop", documents_apart=True)
