@@ -18,12 +18,14 @@ from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
 from tasks.pretrain import Pretrain
 from tasks.tokenizer import TrainTokenizer
-from tests.tasks.small_model import tokenizer_folder
+from tests.tasks.small_model import SomeModel, tokenizer_folder
 from tests.tasks.stage import FolderContext, digests, run_stage
 
 CORPUS = Ingest(source="corpus.jsonl")
 TOKENIZER = TrainTokenizer(corpus=CORPUS)
-EXAMPLES = MakeExamples(corpus=CORPUS, tokenizer=TOKENIZER)
+EXAMPLES = MakeExamples(
+    corpus=CORPUS, tokenizer=TOKENIZER, length_tokens=24, objective={"kind": "mlm", "mask_rate": 0.2}
+)
 FILES = {"config.json", "metrics.jsonl", "model.safetensors", "tokenizer-info.json", "tokenizer.json", "training.json"}
 SHAPE = preset("modern-tiny", layers=2, width=32, heads=2, ff_width=64, max_length=32, init_std=0.1)
 LOOP = LoopConfig(steps=40, batch_size=16, peak_lr=1e-2, log_every_steps=10)
@@ -41,8 +43,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     source = Ingest(source=str(folder / "corpus.jsonl"), validation_share=0.1, duplicates="keep")
     corpus = run_stage(source, folder / "corpus").out
     tokenizer = tokenizer_folder(folder / "tokenizer", NUMBERS)
-    examples = MakeExamples(corpus=CORPUS, tokenizer=TOKENIZER, length_tokens=24, mask_rate=0.2)
-    out = run_stage(examples, folder / "examples", corpus=corpus, tokenizer=tokenizer).out
+    out = run_stage(EXAMPLES, folder / "examples", corpus=corpus, tokenizer=tokenizer).out
     return {"examples": out, "tokenizer": tokenizer}
 
 
@@ -103,7 +104,11 @@ def test_cancelled_and_continued_gives_the_same_files(plain, inputs, tmp_path):
 
 def test_mismatches_are_refused_before_anything_runs(inputs, tmp_path):
     with pytest.raises(BadConfig, match="examples have 24 tokens, model.max_length is 16"):
-        run_stage(task(model=preset("modern-tiny", max_length=16)), tmp_path / "short", **inputs)
+        task(model=preset("modern-tiny", max_length=16))
+    with pytest.raises(BadConfig, match="'mlm' does not fit model.architecture 'decoder'; it trains encoder|mlm"):
+        task(model=preset("modern-tiny", architecture="decoder"))
+    with pytest.raises(BadConfig, match="neither init nor model"):
+        task(model=None)
     other = tmp_path / "tokenizer"
     other.mkdir()
     (other / "tokenizer-info.json").write_text(json.dumps({"vocab_size": 77}))
@@ -114,6 +119,17 @@ def test_mismatches_are_refused_before_anything_runs(inputs, tmp_path):
 def test_a_preset_name_stands_for_its_fields():
     assert task(model="bert-mini") == task(model=preset("bert-mini"))
     assert task(model={"preset": "bert-mini", "layers": 2}).model.layers == 2
+
+
+def test_going_on_from_a_model_begins_where_it_ended(plain, inputs, tmp_path):
+    loop = LoopConfig(steps=1, batch_size=16, peak_lr=1e-9, log_every_steps=1)
+    more = task(init=SomeModel(), model=None, loop=loop)
+    found = run_stage(more, tmp_path / "more", init=plain.out, **inputs)
+    assert math.isclose(found.metrics["validation_loss"], plain.metrics["validation_loss"], rel_tol=1e-4)
+    assert json.loads((found.out / "training.json").read_text())["init"] == "pretrained"
+    with pytest.raises(BadConfig, match=r"model differs from init in layers 3 \(init: 2\)"):
+        other = task(init=SomeModel(), model=SHAPE.model_copy(update={"layers": 3}), loop=loop)
+        run_stage(other, tmp_path / "other", init=plain.out, **inputs)
 
 
 @pytest.mark.slow

@@ -1,0 +1,106 @@
+"""Every recipe: valid at every scale before anything runs, and run to its end on a small text."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import UserError
+from modeling.errors import ConfigError
+from pipelines import run
+from pipelines.config import find_recipe, resolve
+from pipelines.recipes import RECIPES
+from pipelines.recipes.scale import dial
+
+PRETRAINING = [name for name in RECIPES if name != "quickstart"]
+TINY = [
+    "tokenizer.vocab_size=400",
+    "tokenizer.min_frequency=1",
+    "examples.length_tokens=32",
+    "pretrain.steps=2",
+    "pretrain.batch_size=4",
+    "pretrain.precision=fp32",
+    "pretrain.log_every_steps=1",
+    "placement.workers=1",
+    "ingest.validation_share=0.2",
+]
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "base", "paper"])
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_every_scale_is_a_pipeline(name: str, scale: str) -> None:
+    """Building it checks the objective against the architecture, the tokenizer's tokens and the lengths."""
+    recipe = find_recipe(name)
+    config = resolve(recipe, ["corpus=installed-docs", f"scale={scale}"])
+    names = [task.stage or task.name for task in recipe.build(config).roots()]
+    assert "pretrain" in names and config.pretrain.peak_lr > 0
+
+
+def test_one_dial_gives_the_rest() -> None:
+    cpu, gpu, base = dial("cpu"), dial("gpu"), dial("base")
+    assert [s["model"]["width"] for s in (cpu, gpu, base)] == [128, 512, 768]
+    for scale in (cpu, gpu, base):
+        N = 12 * scale["model"]["layers"] * scale["model"]["width"] ** 2
+        batch_tokens = scale["pretrain"]["batch_size"] * scale["examples"]["length_tokens"]
+        assert scale["pretrain"]["steps"] == 20 * N // batch_tokens
+        assert scale["pretrain"]["peak_lr"] == pytest.approx(0.512 / scale["model"]["width"], rel=1e-3)
+    assert base["model"]["layers"] * base["model"]["width"] ** 2 * 12 == 84_934_656  # GPT-2 small without embeddings
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences of a small grammar, several to a document."""
+    rng = random.Random(0)
+    subjects, verbs = ["The cat", "A dog", "Mary", "The king of France", "In 1815 Paul"], ["saw", "liked", "built"]
+    things = ["a house", "the river", "three old books", "nothing at all", "the town of Paris"]
+    documents = [
+        " ".join(f"{rng.choice(subjects)} {rng.choice(verbs)} {rng.choice(things)}." for _ in range(12))
+        for _ in range(150)
+    ]
+    path = tmp_path_factory.mktemp("corpus") / "small.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_every_recipe_runs_to_its_end(name: str, text: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = tmp_path_factory.getbasetemp() / "recipes"
+    recipe = find_recipe(name)
+    config = resolve(recipe, [f"corpus={text}", *TINY])
+    result = run(recipe.build(config), store=str(store), tracking="off", address="inline", recipe=name)
+    assert result.state == "done", result.record and result.record.status
+    found = json.loads((result.path("report") / "results.json").read_text())["pretraining"]
+    (row,) = found
+    assert 0 < row["loss"] < 50 and 0 < row["ngram"] < row["unigram"] < 7
+    assert row["objective"] == config.objective.kind
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "named"),
+    [
+        ("bert", ["model.heads=3"], "width 128 is not a multiple of heads 3"),
+        ("bert", ["examples.length_tokens=512"], "examples have 512 tokens, model.max_length is 128"),
+        ("bert", ["objective=causal"], "objective 'causal' does not fit model.architecture 'encoder'"),
+        ("t5", ["objective=causal"], "objective 'causal' does not fit model.architecture 'encoder-decoder'"),
+        ("gpt2", ["objective=mlm"], "needs"),
+        ("t5", ["tokenizer.kind=bpe"], "needs"),
+        ("gpt2", ["objective.mask_rte=0.3"], "mask_rte"),
+        ("bert", ["objective.mask_rte=0.3"], "did you mean 'mask_rate'"),
+        ("bert", ["objective=mml"], "did you mean 'mlm'"),
+        ("bert", ["model=bert-mnii"], "did you mean 'bert-mini'"),
+        ("bert", ["objective.span_boundary=true"], "span_boundary needs unit span"),
+        ("bert", ["init=/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(recipe: str, words: list[str], named: str) -> None:
+    found = find_recipe(recipe)
+    with pytest.raises((UserError, ConfigError)) as raised:
+        pipeline = found.build(resolve(found, ["corpus=installed-docs", *words]))
+        for task in pipeline.roots():
+            if getattr(task, "init", None) is not None:
+                task.init.external()
+    assert named in str(raised.value)
