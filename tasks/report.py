@@ -23,7 +23,7 @@ class Report(Task):
     """`results.json`, {"rows": [one a task], "pretraining": [one a model]}, and `results.md`, the same for people.
 
     A row of pretraining: {objective, architecture, parameters, tokens, loss, measure, unigram, ngram, order,
-    baseline_on}: nats; the baselines are null where none was made.
+    measured_at}: nats; the baselines are null where none was made.
 
     A row of the tasks: {task, metric, pretrained, random: {values, seeds, median, spread}, difference, pays,
     published, published_metric, split, examples, train_examples, others}. The median over seeds counts. `spread` is
@@ -91,7 +91,7 @@ def pretraining_row(
         "unigram": baseline.get("unigram_nats"),
         "ngram": baseline.get("ngram_nats"),
         "order": baseline.get("order"),
-        "baseline_on": baseline.get("positions_are"),
+        "measured_at": baseline.get("measured_at"),
     }
 
 

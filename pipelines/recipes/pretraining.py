@@ -97,7 +97,8 @@ def pretraining_pipeline(c: Any, *, directory: str, register: str) -> Pipeline:
         runtime=c.finetune_placement,
         register=register,
     )
-    baseline = NGramBaseline(examples=examples, **given(c.baseline))
-    report = Report(scores=scores, models=(model,), baselines=(baseline,))
+    countable = c.objective.kind != "glove" and not (c.objective.paired and c.examples.masking == "static")
+    baselines = (NGramBaseline(examples=examples, **given(c.baseline)),) if countable else ()
+    report = Report(scores=scores, models=(model,), baselines=baselines)
     pretrained = Registration(register, ((model, None),))
-    return Pipeline([model, baseline, *scores], report=report, register=(pretrained, *best))
+    return Pipeline([model, *baselines, *scores], report=report, register=(pretrained, *best))
