@@ -22,6 +22,47 @@ PRESETS = Registry(
         "bert-medium": "modeling.presets:BERT_MEDIUM",
         "bert-base": "modeling.presets:BERT_BASE",
         "bert-large": "modeling.presets:BERT_LARGE",
+        "roberta-base": "modeling.presets:ROBERTA_BASE",
+        "roberta-large": "modeling.presets:ROBERTA_LARGE",
+        "electra-small": "modeling.presets:ELECTRA_SMALL",
+        "electra-base": "modeling.presets:ELECTRA_BASE",
+        "electra-large": "modeling.presets:ELECTRA_LARGE",
+        "albert-base": "modeling.presets:ALBERT_BASE",
+        "albert-large": "modeling.presets:ALBERT_LARGE",
+        "xlnet-base": "modeling.presets:XLNET_BASE",
+        "xlnet-large": "modeling.presets:XLNET_LARGE",
+        "gpt": "modeling.presets:GPT",
+        "gpt2-124M": "modeling.presets:GPT2_124M",
+        "gpt2-355M": "modeling.presets:GPT2_355M",
+        "gpt2-774M": "modeling.presets:GPT2_774M",
+        "gpt2-1558M": "modeling.presets:GPT2_1558M",
+        "gpt3-125M": "modeling.presets:GPT3_125M",
+        "gpt3-350M": "modeling.presets:GPT3_350M",
+        "gpt3-760M": "modeling.presets:GPT3_760M",
+        "gpt3-1.3B": "modeling.presets:GPT3_1_3B",
+        "gpt3-2.7B": "modeling.presets:GPT3_2_7B",
+        "gpt3-6.7B": "modeling.presets:GPT3_6_7B",
+        "gpt3-13B": "modeling.presets:GPT3_13B",
+        "gpt3-175B": "modeling.presets:GPT3_175B",
+        "gopher-280b": "modeling.presets:GOPHER_280B",
+        "chinchilla-70b": "modeling.presets:CHINCHILLA_70B",
+        "t5-small": "modeling.presets:T5_SMALL",
+        "t5-base": "modeling.presets:T5_BASE",
+        "t5-large": "modeling.presets:T5_LARGE",
+        "t5-3b": "modeling.presets:T5_3B",
+        "t5-11b": "modeling.presets:T5_11B",
+        "t5.1.1-small": "modeling.presets:T5_1_1_SMALL",
+        "t5.1.1-base": "modeling.presets:T5_1_1_BASE",
+        "t5.1.1-large": "modeling.presets:T5_1_1_LARGE",
+        "t5.1.1-xl": "modeling.presets:T5_1_1_XL",
+        "t5.1.1-xxl": "modeling.presets:T5_1_1_XXL",
+        "prefix-lm-base": "modeling.presets:PREFIX_LM_BASE",
+        "bart-base": "modeling.presets:BART_BASE",
+        "bart-large": "modeling.presets:BART_LARGE",
+        "mass-base": "modeling.presets:MASS_BASE",
+        "word2vec": "modeling.presets:WORD2VEC",
+        "glove": "modeling.presets:GLOVE",
+        "elmo": "modeling.presets:ELMO",
         "modern-tiny": "modeling.presets:MODERN_TINY",
         "modern-mini": "modeling.presets:MODERN_MINI",
         "modern-small": "modeling.presets:MODERN_SMALL",
@@ -117,12 +158,8 @@ class TransformerConfig(Config):
                 f"share_stacks needs as many decoder_layers as layers, found {self.decoder_layers} and {self.layers}",
                 "leave decoder_layers at 0",
             )
-        if self.positions == "transformer-xl" and (self.architecture, self.norm_placement) != ("encoder", "post"):
-            raise ConfigError(
-                f"positions transformer-xl need a post-norm encoder, found {self.norm_placement}-norm "
-                f"{self.architecture}",
-                "use positions learned, relative or rotary",
-            )
+        if self.positions == "transformer-xl" and (wrong := self._wrong_for_transformer_xl()):
+            raise ConfigError(f"positions transformer-xl need {wrong}", "change it, or use positions learned or rotary")
         if self.embedding_width not in (0, self.width) and self.tie_embeddings and not self.head_transform:
             raise ConfigError(
                 f"embedding_width {self.embedding_width} is not width {self.width}, so a tied output matrix "
@@ -130,6 +167,17 @@ class TransformerConfig(Config):
                 "set head_transform=true or tie_embeddings=false",
             )
         return self
+
+    def _wrong_for_transformer_xl(self) -> str:
+        if (self.architecture, self.norm_placement) != ("encoder", "post"):
+            return f"a post-norm encoder, found {self.norm_placement}-norm {self.architecture}"
+        if self.width % 2:
+            return f"an even width, found {self.width}"
+        if self.embedding_width not in (0, self.width):
+            return f"embeddings as wide as the model, found embedding_width {self.embedding_width}"
+        if self.qk_norm:
+            return "qk_norm false, found true: its biases on the queries come before any norm"
+        return ""
 
     @property
     def head_width(self) -> int:

@@ -7,6 +7,8 @@ does not count, embedding look-ups do not either, and the output matrix counts a
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,47 +57,163 @@ def measured_peak(precision: str, size: int = 1024, tries: int = 5) -> float:
     return 2 * size**3 / best
 
 
-def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Parameters by group: embedding, position, token_type, attention, feed_forward, norm, head, total.
+GROUPS = (
+    "embedding",
+    "position",
+    "token_type",
+    "attention",
+    "cross_attention",
+    "feed_forward",
+    "recurrent",
+    "norm",
+    "head",
+)
+"""Groups of parameters; every one belongs to one of them."""
 
-    A tied output matrix counts once, under embedding. `non_embedding` is what Kaplan et al. call N:
-    all but token, position and segment embeddings.
+_TRUNK_PARTS = {
+    "tokens": "embedding",
+    "contexts": "embedding",  # word vectors' second table
+    "token_bias": "embedding",
+    "context_bias": "embedding",
+    "project": "embedding",  # a factorised embedding is two matrices
+    "positions": "position",
+    "relative": "position",
+    "mask_embedding": "position",  # where XLNet's query stream starts: a place without a token
+    "token_types": "token_type",
+    "embedding_norm": "norm",
+    "final_norm": "norm",
+    "forwards": "recurrent",
+    "backwards": "recurrent",
+}
+_BLOCK_PARTS = {"attention": "attention", "ff": "feed_forward"}
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Parameters by group: those of `GROUPS`, total and non_embedding.
+
+    A tied output matrix counts once, under embedding; so do layers that are shared. `non_embedding` is what
+    Kaplan et al. call N: all but token, position and segment embeddings. Padded rows of the vocabulary count.
     """
-    groups = dict.fromkeys(("embedding", "position", "token_type", "attention", "feed_forward", "norm", "head"), 0)
+    groups = dict.fromkeys(GROUPS, 0)
     for name, parameter in model.named_parameters():
-        trunk = name.removeprefix("transformer.") if name.startswith("transformer.") else None
-        if trunk is None and hasattr(model, "transformer"):
-            group = "head"
-        else:
-            group = _group(trunk if trunk is not None else name)
-        groups[group] += parameter.numel()
+        groups[_group(name.split("."))] += parameter.numel()
     total = sum(groups.values())
     embeddings = groups["embedding"] + groups["position"] + groups["token_type"]
     return {**groups, "non_embedding": total - embeddings, "total": total}
 
 
-def _group(name: str) -> str:
-    part = name.split(".")
-    if part[0] in ("tokens", "positions", "token_types"):
-        return {"tokens": "embedding", "positions": "position", "token_types": "token_type"}[part[0]]
-    if part[0] == "blocks" and part[2] in ("attention", "ff"):
-        return "attention" if part[2] == "attention" else "feed_forward"
-    return "norm"
+def _group(parts: list[str]) -> str:
+    """The group of a parameter by its path; trunks stand below `transformer`, `generator` or `bilstm`, or alone."""
+    while parts[0] in ("discriminator", "transformer", "generator", "bilstm", "encoder", "decoder"):
+        parts = parts[1:]
+    if parts[0] in _TRUNK_PARTS:
+        return _TRUNK_PARTS[parts[0]]
+    if parts[0] == "blocks":
+        return _BLOCK_PARTS.get(parts[2], "norm")
+    if parts[0] == "cross":
+        return "norm" if parts[2] == "norm" else "cross_attention"
+    return "head"
 
 
-def forward_flops_per_token(config: TransformerConfig, length: int, label_share: float) -> float:
-    """Multiply-adds × 2 of one token's forward pass in a sequence of `length` tokens.
+# ---------------------------------------------------------------- FLOPs
+
+_PLAIN = {"name": "language-model", "settings": {}}
+
+
+def forward_flops_per_token(
+    config: Any, length: int, label_share: float, *, target_length: int = 0, head: Mapping[str, Any] = _PLAIN
+) -> float | None:
+    """Multiply-adds × 2 of a forward pass, per token of a row; None for word vectors, which have no formula here.
+
+    All scores of attention count, also those that a causal mask hides (PaLM does the same, some halve them).
+    Layers that share weights cost as much as others.
 
     Args:
-        label_share: labelled positions / all positions: the MLM head and the output matrix run there alone.
+        length: tokens of a row; of an encoder-decoder those of the encoder.
+        label_share: labelled positions / all positions, of both sides: the output layer runs there alone.
+        target_length: tokens of the decoder, or that follow in the same row (prefix LM). "Per token" is of
+            length + target_length.
+        head: {name, settings} as in a saved model's config.json: ELECTRA's generator, SpanBERT's boundary head and
+            XLNet's second stream cost something, too.
     """
-    D, F, V = config.width, config.ff_width, config.padded_vocab_size
-    matrices = 3 if config.activation.endswith("glu") else 2
-    block = 2 * (4 * D * D + matrices * D * F) + 4 * length * D  # the last: QKᵀ and the weighted sum of V
-    head = 2 * D * V + (2 * D * D if config.head_transform else 0)
-    return config.layers * block + label_share * head
+    if not isinstance(config, TransformerConfig):
+        formula = getattr(config, "forward_flops_per_token", None)
+        return formula(length, label_share) if formula is not None else None
+    tokens = length + target_length
+    if head["name"] == "replaced-token-detection":
+        from modeling.heads.electra import generator_config
+
+        generator = generator_config(config)
+        both = _trunk(generator, length, target_length) + _trunk(config, length, target_length)
+        return both / tokens + label_share * _output(generator, {}) + _discriminator(config)
+    if head["name"] == "discriminator":
+        return _trunk(config, length, target_length) / tokens + _discriminator(config)
+    if head["name"] == "permutation-language-model":
+        return _two_streams(config, tokens, label_share) + label_share * _output(config, {})
+    return _trunk(config, length, target_length) / tokens + label_share * _output(config, head["settings"])
 
 
-def training_flops_per_token(config: TransformerConfig, length: int, label_share: float) -> float:
-    """Forward and backward: three times the forward pass."""
-    return 3 * forward_flops_per_token(config, length, label_share)
+def training_flops_per_token(
+    config: Any, length: int, label_share: float, *, target_length: int = 0, head: Mapping[str, Any] = _PLAIN
+) -> float | None:
+    """Forward and backward: three times the forward pass. Arguments as of `forward_flops_per_token`."""
+    forward = forward_flops_per_token(config, length, label_share, target_length=target_length, head=head)
+    return None if forward is None else 3 * forward
+
+
+def _trunk(config: TransformerConfig, length: int, target_length: int) -> float:
+    """A row's FLOPs up to the hidden states."""
+    two = config.architecture == "encoder-decoder"
+    first, second = (length, target_length) if two else (length + target_length, 0)
+    layer = _projections(config) + _feed_forward(config)
+    flops = config.layers * first * (layer + _scores(config, first))
+    if two:
+        D, inner = config.width, config.heads * config.head_width
+        cross = 2 * (2 * D * inner) + _scores(config, first)  # queries and output; keys and values are per input
+        keys_and_values = 2 * 2 * D * inner
+        layers = config.decoder_layers or config.layers
+        flops += layers * (second * (layer + _scores(config, second) + cross) + first * keys_and_values)
+    if config.embedding_width not in (0, config.width):
+        flops += (first + second) * 2 * config.token_width * config.width
+    return flops
+
+
+def _projections(config: TransformerConfig) -> float:
+    """Queries, keys, values and output of one token in one layer."""
+    return 2 * 4 * config.width * config.heads * config.head_width
+
+
+def _feed_forward(config: TransformerConfig) -> float:
+    matrices = 3 if "glu" in config.activation else 2
+    return 2 * matrices * config.width * config.ff_width
+
+
+def _scores(config: TransformerConfig, keys: int) -> float:
+    """QKᵀ and the weighted sum of V, of one query."""
+    return 4 * keys * config.heads * config.head_width
+
+
+def _two_streams(config: TransformerConfig, length: int, label_share: float) -> float:
+    """XLNet, per token: a content stream, whose last layer gives keys and values only, and queries at the labels.
+
+    A score has a term for the position, of length distances (2 · length are projected, once per row).
+    """
+    D, inner = config.width, config.heads * config.head_width
+    attended = _scores(config, length) + 2 * length * inner
+    stream = 2 * 2 * D * inner + attended + _feed_forward(config)  # queries and output
+    keys_and_values, distances = 2 * 2 * D * inner, 2 * 2 * D * inner
+    content = config.layers * (keys_and_values + distances) + (config.layers - 1) * stream
+    return content + label_share * config.layers * stream
+
+
+def _output(config: TransformerConfig, settings: Mapping[str, Any]) -> float:
+    """The output layer at one label, and the boundary head, whose labels are the same."""
+    D, E, V = config.width, config.token_width, config.padded_vocab_size
+    flops = 2 * E * V + 2 * D * E if config.head_transform else 2 * (E if config.tie_embeddings else D) * V
+    if settings.get("span_boundary"):
+        flops += 2 * (3 * D * D + D * E) + 2 * E * V
+    return flops
+
+
+def _discriminator(config: TransformerConfig) -> float:
+    return 2 * (config.width**2 + config.width)

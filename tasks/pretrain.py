@@ -144,7 +144,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     import torch
 
     from modeling.checkpoint import build_model, load_weights, save_model
-    from modeling.flops import parameter_counts
+    from modeling.flops import parameter_counts, training_flops_per_token
     from modeling.loop import count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
 
@@ -162,14 +162,15 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
     first = {name: torch.from_numpy(array) for name, array in next_batch(0).items()}
     label_share = float(model.count(first).reshape(-1)[0]) / max(1, count_tokens(first))
-    flops = _flops_per_token(model, reader, label_share)
+    lengths = [first[name].shape[1] if name in first else 0 for name in ("input_ids", "decoder_input_ids")]
+    flops = training_flops_per_token(config, lengths[0], label_share, target_length=lengths[1], head=head)
     result = fit_on_rank(
         rank,
         model,
         loop,
         next_batch,
         runtime=payload["runtime"],
-        length_tokens=sum(reader.info["lengths"]),
+        length_tokens=sum(lengths),
         checkpoint_dir=Path(payload["scratch"]),
         flops_per_token=flops,
     )
@@ -206,16 +207,6 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     (out / "training.json").write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     metrics = {name: value for name, value in metrics.items() if value is not None}
     return {"metrics": {**metrics, "parameters": parameters["total"]}, "timings": timings(result)}
-
-
-def _flops_per_token(model: Any, reader: ExampleReader, label_share: float) -> float | None:
-    """Forward and backward FLOPs of one token; None for models without a formula (word vectors, LSTMs)."""
-    from modeling.architecture import TransformerConfig
-    from modeling.flops import training_flops_per_token
-
-    if not isinstance(model.config, TransformerConfig):
-        return None
-    return training_flops_per_token(model.config, reader.length, label_share)
 
 
 def validate(

@@ -1,0 +1,82 @@
+"""A Triptych model's folder as a folder of the Hub's layout, which `AutoModel….from_pretrained` loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from modeling.checkpoint import CONFIG, WEIGHTS, load_config, load_head
+from modeling.errors import ConfigError
+from modeling.hub.family import canonical, family_of
+from modeling.hub.mapping import to_hub
+from modeling.hub.tokenizer import roles_of, write_tokenizer
+
+GENERATION = "generation_config.json"
+LEFT = "hub-left.safetensors"
+"""In an imported folder: tensors of the original that the model does not use, for an export without a loss."""
+
+
+def export_model(folder: Path, to: Path) -> dict[str, Any]:
+    """Write the model in `folder` to the new folder `to`: config, weights, tokenizer, generation config.
+
+    Returns:
+        {model_type, architecture, files, parameters, left_out}: the latter are tensors of ours that the family has
+        no place for (SpanBERT's boundary head).
+
+    Raises:
+        ConfigError: `to` exists and is not empty, or no family of the Hub can express the model; names the fields.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"{to} exists and is not empty", "name a new folder, or empty this one")
+    config, head, roles = load_config(folder), load_head(folder), roles_of(folder)
+    family = family_of(config, head, roles)
+    hub_class = family.class_of(head)
+    assert hub_class is not None
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder / WEIGHTS}: no such file; expected a saved model's folder")
+    state, mapping = load_file(str(folder / WEIGHTS)), family.state_map(config, head)
+    used = {each.ours for each in mapping.rules}
+    if missing := sorted(used - state.keys()):
+        raise ConfigError(f"{folder / WEIGHTS}: no tensor {missing[0]}, which its config.json tells of")
+    tensors = to_hub(state, mapping)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    if (folder / LEFT).is_file():
+        tensors |= load_file(str(folder / LEFT))
+    if not hub_class.head:  # a bare trunk's names have no prefix
+        tensors = {name.removeprefix(family.base): value for name, value in tensors.items()}
+
+    theirs = family.write_config(config, head, roles)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    part = to.parent / f".{to.name}.{uuid.uuid4().hex[:8]}.part"
+    part.mkdir()
+    try:
+        if family.generates:
+            start = head["settings"].get("decoder_start_token_id", roles.get("pad"))
+            begins = {"decoder_start_token_id": start} if theirs.get("is_encoder_decoder") else {}
+            theirs |= begins
+            ids = {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}
+            _write_json(part / GENERATION, {**ids, **begins})
+        _write_json(part / CONFIG, theirs)
+        save_file(tensors, str(part / WEIGHTS), metadata={"format": "pt"})
+        types = canonical(config)["token_types"] > 1
+        write_tokenizer(folder, part, max_length=config.max_length, token_types=types)
+        os.rename(part, to)  # also onto an empty folder
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {
+        "model_type": family.model_type,
+        "architecture": hub_class.name,
+        "files": sorted(path.name for path in to.iterdir()),
+        "parameters": parameters,
+        "left_out": sorted(state.keys() - used),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
