@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from cluster.errors import BadData
+from tasks.example_files import ExampleFile
 from tasks.objectives import OBJECTIVES
-from tasks.objectives.base import Objective, Vocabulary
+from tasks.objectives.base import Objective, documents
+from tasks.objectives.settings import Masked, Prefix, parse
+from tasks.vocabulary import read_vocabulary
 
 
 class ExampleReader:
@@ -28,28 +30,31 @@ class ExampleReader:
         split: `train` or `validation`. Validation samples come in the file's order with the masks of epoch 0
             and the artifact's own seed: the same ones whenever and wherever they are read.
         seed: of the run: order and dynamic masks of the training split.
+        architecture: of the model; arranges inputs and targets of objectives that have both.
+
+    Attributes:
+        info: `examples.json`. settings: the objective's. length: tokens of a model input.
+        vocabulary: with the counts of the training split.
 
     Raises:
         BadData: the split has no sequences.
     """
 
-    def __init__(self, folder: Path, split: str, seed: int) -> None:
+    def __init__(self, folder: Path, split: str, seed: int, architecture: str = "encoder") -> None:
         self.info: dict[str, Any] = json.loads((folder / "examples.json").read_text())
         self.length: int = self.info["length_tokens"]
         self.fixed = split != "train"
         self.seed = self.info["seed"] if self.fixed else seed
-        self.rows_per_batch: int = self.info["rows_per_batch"]
-        self._file = pa.ipc.open_file(pa.memory_map(str(folder / f"{split}.arrow")))
-        self._views = [
-            {name: _view(batch.column(name), self.length) for name in batch.schema.names}
-            for batch in map(self._file.get_batch, range(self._file.num_record_batches))
-        ]
-        self._size = sum(len(next(iter(view.values()))) for view in self._views)
+        self.architecture = architecture
+        self.file = ExampleFile(folder / f"{split}.arrow", self.info["rows_per_batch"])
+        self._size = len(self.file)
         if not self._size:
             raise BadData(f"the {split} split of the examples is empty", "raise validation_share or use more text")
         self.static = self.info["masking"] == "static"
         self.vocabulary = read_vocabulary(folder, self.info["special_tokens"])
-        self._objective: Objective = OBJECTIVES.load(self.info["objective"])(self.vocabulary, self.info["settings"])
+        self.settings = parse(self.info["objective"])
+        self._layout = self.settings.layout(self.length)
+        self._objective: Objective = OBJECTIVES.load(self.settings.kind)(self.vocabulary, self.settings, self.length)
 
     def __len__(self) -> int:
         """Samples in an epoch."""
@@ -68,42 +73,52 @@ class ExampleReader:
         return np.stack([epochs, index], axis=1)
 
     def rows(self, column: str, indices: np.ndarray) -> np.ndarray:
-        """Rows of a stored column, copied: [count, length] in the file's type."""
-        chunk, row = np.divmod(indices, self.rows_per_batch)
-        if len(self._views) == 1:
-            return self._views[0][column][row]
-        out = np.empty((len(indices), self.length), dtype=self._views[0][column].dtype)
-        for each in np.unique(chunk):
-            chosen = chunk == each
-            out[chosen] = self._views[each][column][row[chosen]]
-        return out
+        """Rows of a stored column, copied: [count, …] in the file's type.
+
+        With dynamic masking `tokens` are the raw rows, with static masking there are the objective's columns.
+        """
+        return self.file.rows(column, indices)
 
     def batch(self, pairs: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples of (epoch, index) pairs [B, 2].
+        """The examples of (epoch, index) pairs [B, 2], for the architecture.
 
         Returns:
-            input_ids, labels int64 [B, L] (-100 where no loss), attention_mask bool [B, L], and
-            token_type_ids int64 [B, L] where the objective has them.
+            input_ids, labels int64 [B, L] (-100 where no loss), attention_mask bool [B, L], and what the objective
+            and the architecture have besides: see `Objective.draw` and `tasks.objectives.convert`.
+
+        Raises:
+            BadConfig: the objective draws inputs and targets, which the architecture does not take.
         """
         pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
-        if not self.static:
-            return self._objective.draw(self.rows("tokens", pairs[:, 1]), self.seed, pairs[:, 0], pairs[:, 1])
-        found = {name: self.rows(name, pairs[:, 1]).astype(np.int64) for name in self._views[0]}
-        # [PAD] is never masked and never a label, so the written inputs still show where padding is.
-        found["attention_mask"] = found["input_ids"] != self.vocabulary.pad
+        drawn = self._written(pairs[:, 1]) if self.static else self._drawn(pairs[:, 0], pairs[:, 1])
+        if not self.settings.paired:
+            return drawn
+        from tasks.objectives.convert import convert
+
+        # A row cut in two is as long as a row; other inputs and targets are as long as both together.
+        width = self.length if isinstance(self.settings, Prefix) else 0
+        return convert(drawn, self.architecture, self.vocabulary, self.settings.documents_apart, width)
+
+    def _drawn(self, epochs: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
+        facts = {name: self.rows(name, indices) for name in self.file.columns if name not in ("tokens", "copy")}
+        return self._objective.draw(self.rows("tokens", indices), self.seed, epochs, indices, facts or None)
+
+    def _written(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples as they were drawn, with what need not be stored."""
+        found = {
+            name: self.rows(name, indices).astype(self.file.dtype(name)) for name in self.file.columns if name != "copy"
+        }
+        if self.settings.paired:
+            return found
+        input_ids, labels = found["input_ids"], found["labels"]
+        # Padding is never a label, but with random_token=any it may stand for a token.
+        found["attention_mask"] = (input_ids != self.vocabulary.pad) | (labels >= 0)
+        if self.settings.documents_apart:
+            # Separators are never masked, but may stand for a token as padding may.
+            tokens = np.where(labels >= 0, labels, input_ids) if isinstance(self.settings, Masked) else input_ids
+            separator = self.vocabulary.special_tokens[self._layout.separator]
+            found["segment_ids"], found["position_ids"] = documents(tokens, separator, self._layout.separator_first)
         return found
-
-
-def read_vocabulary(folder: Path, special_tokens: dict[str, int]) -> Vocabulary:
-    """The `Vocabulary` of an examples artifact."""
-    with pa.memory_map(str(folder / "vocabulary.arrow")) as source:
-        table = pa.ipc.open_file(source).read_all()
-        special, starts = (table.column(c).to_numpy(zero_copy_only=False) for c in ("special", "starts_word"))
-    return Vocabulary(len(special), special_tokens, special.astype(bool), starts.astype(bool))
-
-
-def _view(column: Any, length: int) -> np.ndarray:
-    return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, length)
 
 
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's multipliers

@@ -1,4 +1,4 @@
-"""A look inside an artifact for `triptych show`: documents, tokens, masked examples, rows, predictions."""
+"""A look inside an artifact for `triptych show`: documents, tokens, examples, rows, predictions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def preview(kind: str, folder: Path) -> list[str]:
         "dataset": _dataset,
         "score": _score,
         "report": _report,
+        "baseline": _baseline,
     }
     return views[kind](folder) if kind in views else []
 
@@ -64,39 +65,13 @@ def _tokenizer(folder: Path) -> list[str]:
 
 
 def _examples(folder: Path) -> list[str]:
-    """Masked positions in colour: [MASK] red, another token yellow, kept green; the label behind it."""
-    from tokenizers import Tokenizer
-
+    """Examples as the model sees them, in colour; see `tasks.preview_examples`."""
     from tasks.example_reader import ExampleReader
+    from tasks.preview_examples import shown
 
-    reader = ExampleReader(folder, "train", 0)
-    words = [_escape(word) for word in _vocabulary(reader, Tokenizer, folder)]
-    mask = reader.info["special_tokens"]["mask"]
-    pad = reader.info["special_tokens"]["pad"]
+    reader = ExampleReader(folder, "train", 0, "encoder-decoder")
     batch = reader.batch(reader.indices(0, min(EXAMPLES, len(reader))))
-    lines = []
-    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-        shown = []
-        for token, label in zip(ids, labels, strict=True):
-            if token == pad:
-                continue
-            if label < 0:
-                shown.append(words[token])
-                continue
-            colour = "red" if token == mask else "green" if token == label else "yellow"
-            shown.append(f"[{colour}]{words[token]}[/][dim]←{words[label]}[/]")
-        lines += ["  " + " ".join(shown), ""]
-    return lines
-
-
-def _vocabulary(reader: Any, tokenizer: Any, folder: Path) -> list[str]:
-    vocabulary = reader.vocabulary
-    tokens = vocabulary() if callable(vocabulary) else vocabulary
-    if hasattr(tokens, "column"):
-        tokens = tokens.column("token").to_pylist()
-    elif hasattr(tokens, "tokens"):
-        tokens = tokens.tokens
-    return [str(token) for token in tokens]
+    return [line for row in range(len(batch["input_ids"])) for line in (*shown(reader, batch, row), "")]
 
 
 def _dataset(folder: Path) -> list[str]:
@@ -124,3 +99,13 @@ def _score(folder: Path) -> list[str]:
 
 def _report(folder: Path) -> list[str]:
     return [_escape(line) for line in (folder / "results.md").read_text(encoding="utf-8").splitlines()]
+
+
+def _baseline(folder: Path) -> list[str]:
+    facts = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
+    where = f"{facts['positions']:,} validation tokens ({facts['measured_at']})"
+    return [
+        f"  {facts['unigram_nats']:.3f} nats a token for unigrams",
+        f"  {facts['ngram_nats']:.3f} nats a token for {facts['order']}-grams, Kneser-Ney",
+        f"  counted on {facts['tokens']:,} training tokens, measured on {where}",
+    ]

@@ -3,7 +3,8 @@
 Training is a pure function of the corpus: the sample is drawn by hash, and the trainers are given every
 symbol of their starting alphabet in a fixed order. (`tokenizers` numbers a continuation symbol such as
 `##e` when its hash map first meets it, and breaks ties between equally frequent pairs by those numbers, so
-the same text otherwise gives another vocabulary in every process.)
+the same text otherwise gives another vocabulary in every process. What Unigram needs for this is told in
+`tasks.tokenizers.unigram`.)
 """
 
 from __future__ import annotations
@@ -12,40 +13,74 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cluster.errors import BadData
+from cluster.errors import BadConfig
 from modeling.config import Registry
 from tasks.base import Context, Corpus, Task
 from tasks.corpus_reader import read_texts, split_bytes
+from tasks.tokenizers.base import TokenizerSettings
 
 TOKENIZERS = Registry(
     "tokenizer kind",
     {
-        "wordpiece": "tasks.tokenizer:train_wordpiece",
-        "bpe": "tasks.tokenizer:train_byte_bpe",
+        "wordpiece": "tasks.tokenizers.wordpiece:train_wordpiece",
+        "bpe": "tasks.tokenizers.bpe:train_byte_bpe",
+        "gpt2": "tasks.tokenizers.bpe:train_gpt2",
+        "bpe-words": "tasks.tokenizers.bpe:train_word_bpe",
+        "unigram": "tasks.tokenizers.unigram:train_unigram",
+        "unigram-bert": "tasks.tokenizers.unigram:train_unigram_bert",
     },
 )
-ROLES = ("pad", "unk", "cls", "sep", "mask")
+_ALL = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+ROLES_OF = {
+    "wordpiece": _ALL,
+    "bpe": _ALL,
+    "gpt2": ("pad", "unk", "bos", "eos"),
+    "bpe-words": ("pad", "unk", "cls", "sep", "bos", "eos", "delimiter"),
+    "unigram": ("pad", "unk", "sep", "bos", "eos", "sentinels"),
+    "unigram-bert": _ALL,
+}
+"""Roles of the special tokens that each kind has; `sentinels` stands for <extra_id_0> and so on."""
+LEAST_SIZE = {"bpe": 261, "gpt2": 258, "unigram": 64}
+"""Tokens that a kind has whatever the text, where the field's own bound is too low; without sentinels."""
+LOWERCASED = {"wordpiece", "unigram-bert"}
+"""Kinds that `lowercase` is for; `bpe-words` is always in lower case, the others keep text as it is."""
 
 _MEASURED_BYTES = 4 << 20  # of the validation split, for the figures
-_LARGEST_ALPHABET = 1000
 
 
 class TrainTokenizer(Task):
-    """Learn a vocabulary: WordPiece as BERT's, or byte-level BPE as GPT-2's and RoBERTa's."""
+    """Learn a vocabulary of one of the kinds in `TOKENIZERS`; each kind's function says what it is."""
 
     produces: ClassVar[str] = "tokenizer"
     stage: ClassVar[str] = "tokenizer"
 
     corpus: Corpus
     kind: Annotated[str, TOKENIZERS] = Field("wordpiece", description="the algorithm")
-    vocab_size: int = Field(30_522, ge=64, le=1 << 20, description="tokens, special ones included")
-    lowercase: bool = Field(True, description="fold case and strip accents (WordPiece); bpe keeps text as it is")
-    min_frequency: int = Field(2, ge=1, description="rarer pairs are not merged")
+    vocab_size: int = Field(30_522, ge=64, le=1 << 20, description="tokens, special ones and sentinels included")
+    lowercase: bool = Field(True, description="fold case and strip accents (wordpiece, unigram-bert)")
+    min_frequency: int = Field(2, ge=1, description="rarer pairs are not merged (wordpiece and the bpe kinds)")
+    sentinels: int = Field(100, ge=0, le=10_000, description="unigram: tokens <extra_id_…>, the last ids")
     sample_bytes: int = Field(32 << 20, ge=1 << 10, description="text to learn from, drawn by document hash")
+
+    @model_validator(mode="after")
+    def _holds_its_symbols(self) -> TrainTokenizer:
+        least = LEAST_SIZE.get(self.kind, 0) + (self.sentinels if self.kind == "unigram" else 0)
+        if self.vocab_size < least:
+            raise BadConfig(
+                f"vocab_size is {self.vocab_size}, a {self.kind} tokenizer"
+                f"{f' with {self.sentinels} sentinels' if self.kind == 'unigram' else ''} has at least {least}",
+                "raise vocab_size",
+            )
+        return self
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of the special tokens that the tokenizer will have: known before it is trained."""
+        return tuple(r for r in ROLES_OF[self.kind] if r != "sentinels" or self.sentinels)
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
         """Write `tokenizer.json` and `tokenizer-info.json`.
@@ -55,7 +90,7 @@ class TrainTokenizer(Task):
         """
         folder = ctx.input("corpus").path
         ctx.progress(0, 2, "steps")
-        settings = TokenizerSettings(self.vocab_size, self.lowercase, self.min_frequency)
+        settings = TokenizerSettings(self.vocab_size, self.lowercase, self.min_frequency, self.sentinels)
         tokenizer = TOKENIZERS.load(self.kind)(_Sample(folder, self.sample_bytes), settings)
         ctx.progress(1, 2, "steps")
         found = tokenizer.get_vocab_size()
@@ -65,20 +100,13 @@ class TrainTokenizer(Task):
         info |= {
             "kind": self.kind,
             "requested_vocab_size": self.vocab_size,
-            "lowercase": self.kind == "wordpiece" and self.lowercase,
+            "lowercase": self.kind == "bpe-words" or (self.kind in LOWERCASED and self.lowercase),
+            "sentinels": len(sentinel_ids(tokenizer)),
         }
         tokenizer.save(str(ctx.out / "tokenizer.json"), pretty=False)
         (ctx.out / "tokenizer-info.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
         ctx.progress(2, 2, "steps")
         return {k: v for k, v in info.items() if isinstance(v, float) or k == "vocab_size"}
-
-
-class TokenizerSettings(NamedTuple):
-    """What every trainer needs to know."""
-
-    vocab_size: int
-    lowercase: bool
-    min_frequency: int
 
 
 class _Sample:
@@ -98,100 +126,39 @@ class _Sample:
                 yield from (t for t in texts if crc32(t.encode()) < self.share * 2**32)
 
 
-def train_wordpiece(sample: _Sample, settings: TokenizerSettings) -> Any:
-    """BERT's tokenizer: cleaned and split at spaces and punctuation, `##` before continuations."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase, strip_accents=None)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    words: Counter[str] = Counter()
-    for text in sample:
-        words.update(text.split())
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for letter in normalizer.normalize_str(word):
-            counts[letter] += count
-    del words
-    letters = [c for c in counts if not c.isspace()]
-    letters.sort(key=lambda c: (-counts[c], c))
-    letters = sorted(letters[: min(_LARGEST_ALPHABET, settings.vocab_size // 16)])
-    continuations = ["##" + c for c in letters if len(splitter.pre_tokenize_str("a" + c)) == 1]
-    if not letters:
-        raise BadData("the corpus has no characters to learn a vocabulary from", "give a corpus that holds text")
-
-    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learner.normalizer, learner.pre_tokenizer = normalizer, splitter
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=settings.vocab_size,
-        min_frequency=settings.min_frequency,
-        special_tokens=special + continuations,  # numbered first, so that no hash map's order decides
-        initial_alphabet=letters,
-        limit_alphabet=len(letters),
-        continuing_subword_prefix="##",
-        show_progress=False,
-    )
-    learner.train_from_iterator(sample, trainer)
-    vocabulary = learner.get_vocab(with_added_tokens=True)
-
-    # Built anew, since the learner holds the continuations as special tokens.
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_special_tokens(special)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")],
-    )
-    return tokenizer
-
-
-def train_byte_bpe(sample: _Sample, settings: TokenizerSettings) -> Any:
-    """GPT-2's byte-level BPE with RoBERTa's special tokens: no unknown can occur, a space belongs to its word."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    if settings.vocab_size < 256 + len(special):
-        raise BadData(
-            f"vocab_size is {settings.vocab_size}, a byte-level vocabulary has at least {256 + len(special)}",
-            "raise vocab_size",
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        min_frequency=settings.min_frequency,
-        special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sample, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("<s>", "</s>")],
-    )
-    return tokenizer
-
-
 _NAMES = {
-    "pad": ("[PAD]", "<pad>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
+    "pad": ("[PAD]", "<pad>", "<|pad|>"),
+    "unk": ("[UNK]", "<unk>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
+    "bos": ("<s>", "<|endoftext|>", "[CLS]", "<cls>"),
+    "eos": ("</s>", "<|endoftext|>", "[SEP]", "<sep>"),
+    "delimiter": ("<delimiter>",),
 }
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
-    """{role: id} of the special tokens that a tokenizer has."""
+    """{role: id} of the special tokens that a tokenizer has, by how they are spelled.
+
+    `bos` and `eos` are always there for the kinds of this module: T5's, which begins texts with nothing, has its
+    end for both.
+    """
     found = {}
     for role, spellings in _NAMES.items():
         ids = [i for t in spellings if (i := tokenizer.token_to_id(t)) is not None]
         if ids:
             found[role] = ids[0]
+    if "eos" in found:
+        found.setdefault("bos", found["eos"])
+    return found
+
+
+def sentinel_ids(tokenizer: Any) -> list[int]:
+    """Ids of <extra_id_0>, <extra_id_1>, … as far as they go."""
+    found: list[int] = []
+    while (i := tokenizer.token_to_id(f"<extra_id_{len(found)}>")) is not None:
+        found.append(i)
     return found
 
 

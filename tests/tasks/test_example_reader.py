@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
+from tasks.example_files import ExampleFile, ExampleWriter
 from tasks.example_reader import ExampleReader, permuted
-from tasks.examples import write_vocabulary
 from tasks.objectives.base import Vocabulary
-from tests.tasks.test_objectives import vocabulary
+from tasks.objectives.settings import Masked
+from tasks.vocabulary import read_vocabulary, vocabulary_of, write_vocabulary
+from tests.tasks.objective_rows import vocabulary
 
 ROWS, LENGTH, PER_BATCH = 107, 16, 25
 
@@ -25,7 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("examples")
     words = vocabulary()
     table = pa.table(
-        {"token": [str(i) for i in range(100)], "special": words.special, "starts_word": words.starts_word}
+        {
+            "token": [str(i) for i in range(100)],
+            "special": words.special,
+            "starts_word": words.starts_word,
+            "count": pa.array([None] * 100, pa.int64()),
+        }
     )
     with pa.ipc.new_file(str(out / "vocabulary.arrow"), table.schema) as file:
         file.write_table(table)
@@ -40,8 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 column = pa.FixedSizeListArray.from_arrays(flat, type=schema[0].type)
                 file.write_batch(pa.record_batch([column], schema=schema))
     facts = {
-        "objective": "mlm",
-        "settings": {"mask_rate": 0.15, "max_predictions": 0, "whole_word": False, "random_token": "ordinary"},
+        "objective": Masked(kind="mlm").model_dump(mode="json"),
         "masking": "dynamic",
         "length_tokens": LENGTH,
         "special_tokens": dict(words.special_tokens),
@@ -120,17 +128,88 @@ def test_validation_is_the_same_for_every_seed_and_epoch(folder: Path) -> None:
 
 def test_views_are_not_copies(folder: Path) -> None:
     reader = ExampleReader(folder, "train", seed=1)
-    assert all(not view["tokens"].flags.owndata and not view["tokens"].flags.writeable for view in reader._views)
+    assert all(not view["tokens"].flags.owndata and not view["tokens"].flags.writeable for view in reader.file.views)
 
 
 def test_the_vocabulary_goes_there_and_back(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models
+    special, starts = np.array([True, False, False, True, True]), np.array([True, True, False, False, False])
+    tokens = ("[PAD]", "a", "##b", "<extra_id_1>", "<extra_id_0>")
+    for counts in (None, np.array([0, 5, 2, 0, 0])):
+        written = Vocabulary(5, {"pad": 0}, special, starts, tokens, (4, 3), counts)
+        write_vocabulary(tmp_path / "vocabulary.arrow", written)
+        found = read_vocabulary(tmp_path, {"pad": 0})
+        assert found.size == 5 and found.ordinary.tolist() == [1, 2] and found.pad == 0
+        assert found.tokens == tokens and found.sentinels == (4, 3)
+        np.testing.assert_array_equal(found.starts_word, starts)
+        assert found.counts is None if counts is None else found.counts.tolist() == counts.tolist()
 
-    from tasks.example_reader import read_vocabulary
 
-    tokenizer = Tokenizer(models.WordPiece({"[PAD]": 0, "a": 1, "##b": 2}, unk_token="[PAD]"))
-    special, starts = np.array([True, False, False]), np.array([True, True, False])
-    write_vocabulary(tmp_path / "vocabulary.arrow", Vocabulary(3, {"pad": 0}, special, starts), tokenizer.to_str())
-    found = read_vocabulary(tmp_path, {"pad": 0})
-    assert found.size == 3 and found.ordinary.tolist() == [1, 2] and found.pad == 0
-    np.testing.assert_array_equal(found.starts_word, starts)
+@pytest.mark.parametrize(
+    ("model", "spelled", "begins"),
+    [
+        (models.WordPiece({"[PAD]": 0, "a": 1, "##b": 2}, unk_token="[PAD]"), ["[PAD]", "a", "##b"], [1]),
+        (models.BPE({"<pad>": 0, "Ġa": 1, "b": 2}, []), ["<pad>", "Ġa", "b"], [1]),
+        (models.Unigram([("<pad>", -9.0), ("▁a", -1.0), ("b", -2.0)], 0), ["<pad>", "▁a", "b"], [1]),
+        (models.BPE({"<pad>": 0, "a</w>": 1, "b": 2}, [], end_of_word_suffix="</w>"), ["<pad>", "a</w>", "b"], [1, 2]),
+    ],
+)
+def test_where_words_begin(model: Any, spelled: list[str], begins: list[int]) -> None:
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(spelled[:1])
+    found = vocabulary_of(tokenizer.to_str(), {"pad": 0})
+    assert found.tokens == tuple(spelled) and np.flatnonzero(found.special).tolist() == [0]
+    assert [i for i in range(1, 3) if found.starts_word[i]] == begins
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    per_batch=st.integers(1, 7),
+    seed=st.integers(0, 1000),
+)
+def test_columns_of_any_kind_come_back(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], per_batch: int, seed: int
+) -> None:
+    """Written in any pieces and any record batches: the same rows, by the smallest type that holds them."""
+    rng, n = np.random.default_rng(seed), sum(sizes)
+    whole = {
+        "input_ids": rng.integers(0, 300, (n, 3)),
+        "labels": rng.integers(-100, 300, (n, 4)),
+        "ranks": np.full((n, 2), -1),
+        "uniforms": rng.random((n, 3)).astype(np.float32),
+        "window": rng.random((n, 3, 2)) < 0.5,
+        "boundary": rng.integers(0, 9, n).astype(np.int32),
+        "pair_labels": rng.integers(0, 2, n),
+    }
+    path = tmp_path_factory.mktemp("file") / "train.arrow"
+    writer = ExampleWriter(path, per_batch, 300, np.uint16)
+    ends = np.cumsum(sizes)
+    for end, size in zip(ends, sizes, strict=True):
+        writer.add({name: column[end - size : end] for name, column in whole.items()})
+    writer.close()
+    file = ExampleFile(path, per_batch)
+    assert len(file) == writer.rows == n
+    if n:
+        order = rng.permutation(n)
+        for name, column in whole.items():
+            rows = file.rows(name, order)
+            np.testing.assert_array_equal(rows.astype(file.dtype(name)), column[order])
+            assert file.dtype(name) == column.dtype
+        stored = {name: file.rows(name, order).dtype.name for name in whole}
+        assert stored == {
+            "input_ids": "uint16",
+            "labels": "int32",
+            "ranks": "int32",
+            "uniforms": "float32",
+            "window": "uint8",
+            "boundary": "int32",
+            "pair_labels": "int32",
+        }
+
+
+def test_a_value_that_does_not_fit_is_no_silent_loss(tmp_path: Path) -> None:
+    writer = ExampleWriter(tmp_path / "train.arrow", 8, 300, np.uint16)
+    writer.add({"input_ids": np.zeros((2, 2), dtype=np.int64)})
+    writer.add({"input_ids": np.full((2, 2), -1)})
+    with pytest.raises(OverflowError, match="column input_ids has -1"):
+        writer.close()

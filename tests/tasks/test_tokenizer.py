@@ -12,9 +12,11 @@ import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from cluster.errors import BadData
+from cluster.errors import BadConfig, BadData
 from tasks.ingest import Ingest
-from tasks.tokenizer import TrainTokenizer
+from tasks.tokenizer import ROLES_OF, TOKENIZERS, TrainTokenizer, sentinel_ids
+from tasks.tokenizers.base import TokenizerSettings
+from tasks.tokenizers.unigram import settled
 from tests.tasks.stage import FolderContext, digests, run_stage
 
 CORPUS = Ingest(source="corpus.txt")
@@ -51,7 +53,7 @@ def train(corpus: Path, out: Path, **fields: object) -> tuple[Tokenizer, dict, F
 def test_wordpiece(corpus: Path, tmp_path: Path) -> None:
     tokenizer, info, context = train(corpus, tmp_path / "t", vocab_size=1000)
     assert info["vocab_size"] == tokenizer.get_vocab_size() == 1000 and not context.logged
-    assert info["special_tokens"] == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert info["special_tokens"] == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "bos": 2, "eos": 3}
     assert info["kind"] == "wordpiece"
     assert 1 < info["fertility_tokens_per_word"] < 4 and 2 < info["bytes_per_token"] < 6
     assert 0 <= info["unk_rate"] < 0.01 and 0.3 < info["whole_word_share"] < 1
@@ -72,13 +74,93 @@ def test_case_can_be_kept(corpus: Path, tmp_path: Path) -> None:
 
 def test_byte_bpe_is_lossless(corpus: Path, tmp_path: Path) -> None:
     tokenizer, info, _ = train(corpus, tmp_path / "t", kind="bpe", vocab_size=600)
-    assert info["special_tokens"] == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4}
+    assert info["special_tokens"] == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4, "bos": 0, "eos": 2}
     assert info["unk_rate"] == 0 and info["lowercase"] is False
     for text in ("A value, of  two spaces\n", "Zürich 東京 🙂\0"):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_gpt2_ends_texts_with_one_token(corpus: Path, tmp_path: Path) -> None:
+    tokenizer, info, _ = train(corpus, tmp_path / "t", kind="gpt2", vocab_size=600)
+    assert info["vocab_size"] == 600
+    assert info["special_tokens"] == {"pad": 599, "unk": 598, "bos": 598, "eos": 598}
+    assert tokenizer.encode("a b").ids == tokenizer.encode("a b", add_special_tokens=False).ids
+    assert tokenizer.id_to_token(0) == "!" and tokenizer.id_to_token(255) == "Ń", "GPT-2's order of the bytes"
+    text = "A value, of  two spaces\nZürich 東京 🙂\0"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text and info["unk_rate"] == 0
+
+
+def test_words_end_in_gpt1s_bpe(corpus: Path, tmp_path: Path) -> None:
+    tokenizer, info, _ = train(corpus, tmp_path / "t", kind="bpe-words", vocab_size=700)
+    assert info["lowercase"] is True
+    assert info["special_tokens"] == dict(pad=0, unk=1, cls=2, sep=4, bos=2, eos=4, delimiter=3)
+    found = tokenizer.encode("The values, returned", "of it")
+    assert found.tokens[0] == "<s>" and found.tokens[-1] == "</s>" and found.tokens.count("<delimiter>") == 1
+    # every word ends in one piece with the mark, and in no other place
+    words = [t for t in found.tokens if t not in ("<s>", "</s>", "<delimiter>")]
+    assert "".join(words) == "the</w>values</w>,</w>returned</w>of</w>it</w>"
+    assert tokenizer.decode(found.ids) == "the values , returned of it"
+    assert sorted(tokenizer.get_vocab().values()) == list(range(700))
+    assert [t.content for t in tokenizer.get_added_tokens_decoder().values()] == [
+        "<pad>",
+        "<unk>",
+        "<s>",
+        "<delimiter>",
+        "</s>",
+    ]
+
+
+def test_t5s_sentinels_are_the_last_ids_descending(corpus: Path, tmp_path: Path) -> None:
+    tokenizer, info, context = train(corpus, tmp_path / "t", kind="unigram", vocab_size=800)
+    assert info["vocab_size"] == tokenizer.get_vocab_size() == 800 and not context.logged
+    assert info["special_tokens"] == {"pad": 0, "unk": 2, "sep": 1, "bos": 1, "eos": 1} and info["lowercase"] is False
+    assert sentinel_ids(tokenizer) == list(range(799, 699, -1)) and info["sentinels"] == 100
+    found = tokenizer.encode("The values  of\nit.", "Not here")
+    assert found.tokens.count("</s>") == 2 and found.tokens[-1] == "</s>" and found.tokens[0].startswith("▁")
+    assert tokenizer.decode(found.ids) == "The values of it. Not here"
+    assert 2 in tokenizer.encode("東").ids, "a letter outside the alphabet is unknown"
+    few, info, _ = train(corpus, tmp_path / "few", kind="unigram", vocab_size=800, sentinels=3)
+    assert sentinel_ids(few) == [799, 798, 797] and few.get_vocab_size() == 800
+
+
+def test_unigram_for_encoders(corpus: Path, tmp_path: Path) -> None:
+    tokenizer, info, _ = train(corpus, tmp_path / "t", kind="unigram-bert", vocab_size=800)
+    assert info["special_tokens"] == dict(pad=0, unk=1, cls=2, sep=3, mask=4, bos=2, eos=3)
+    found = tokenizer.encode("The Café", "naïve")
+    assert found.tokens[0] == "[CLS]" and found.tokens[-1] == "[SEP]" and found.type_ids[-1] == 1
+    assert tokenizer.decode(found.ids) == "the cafe naive"
+    kept, info, _ = train(corpus, tmp_path / "kept", kind="unigram-bert", vocab_size=800, lowercase=False)
+    assert kept.decode(kept.encode("The Return").ids) == "The Return" and info["sentinels"] == 0
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_roles_are_known_before_training(corpus: Path, tmp_path: Path, kind: str) -> None:
+    tokenizer, info, _ = train(corpus, tmp_path / "t", kind=kind, vocab_size=700)
+    found = {*info["special_tokens"], *(["sentinels"] if info["sentinels"] else [])}
+    assert found == set(ROLES_OF[kind]) == set(TrainTokenizer(corpus=CORPUS, kind=kind).roles)
+    assert "sentinels" not in TrainTokenizer(corpus=CORPUS, kind=kind, sentinels=0).roles
+    added = {t.content for t in tokenizer.get_added_tokens_decoder().values()}
+    assert {tokenizer.id_to_token(i) for i in info["special_tokens"].values()} <= added
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_text_that_spells_a_special_token_is_text(corpus: Path, tmp_path: Path, kind: str) -> None:
+    tokenizer, info, _ = train(corpus, tmp_path / "t", kind=kind, vocab_size=700)
+    special = {i for i, t in tokenizer.get_added_tokens_decoder().items()} - {info["special_tokens"]["unk"]}
+    text = " ".join(t.content for t in tokenizer.get_added_tokens_decoder().values())
+    tokenizer.encode_special_tokens = True
+    assert not special & set(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_unigram_pieces_are_settled() -> None:
+    """What hash maps decide is gone: last digits, the order of ties, the ranks of letters added for coverage."""
+    one = [("ab", -2.00001), ("ba", -2.00001 - 1e-12), ("c", -3.0), ("x", -9.0), ("y", -9.0 + 1e-4), ("z", -9.0 + 2e-4)]
+    two = [("ba", -2.00001), ("ab", -2.00001 - 2e-12), ("c", -3.0), ("z", -9.0), ("x", -9.0 + 1e-4), ("y", -9.0 + 2e-4)]
+    expected = [("ab", -2.0), ("ba", -2.0), ("c", -3.0), ("x", -9.0), ("y", -9.0), ("z", -9.0)]
+    assert settled(one) == settled(two) == expected
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_same_bytes_in_every_process_and_on_any_number_of_threads(corpus: Path, tmp_path: Path, kind: str) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -88,7 +170,11 @@ def test_same_bytes_in_every_process_and_on_any_number_of_threads(corpus: Path, 
     found = []
     for threads in ("1", "2", "4"):
         out = tmp_path / threads
-        environment = os.environ | {"RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
+        environment = os.environ | {
+            "RAYON_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "true",
+            "PYTHONHASHSEED": threads,
+        }
         subprocess.run([sys.executable, "-c", code, str(corpus), str(out)], check=True, env=environment)
         found.append(digests(out))
     assert found[0] == found[1] == found[2]
@@ -99,14 +185,20 @@ def test_a_sample_is_drawn_by_hash(corpus: Path, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_more_vocabulary_than_the_text_can_give(corpus: Path, tmp_path: Path) -> None:
-    tokenizer, info, context = train(corpus, tmp_path / "t", vocab_size=100_000)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_more_vocabulary_than_the_text_can_give(corpus: Path, tmp_path: Path, kind: str) -> None:
+    tokenizer, info, context = train(corpus, tmp_path / "t", kind=kind, vocab_size=100_000)
+    assert sorted(tokenizer.get_vocab().values()) == list(range(info["vocab_size"]))
     assert info["vocab_size"] == tokenizer.get_vocab_size() < 100_000 == info["requested_vocab_size"]
     assert any("not the 100,000 of vocab_size" in line for line in context.logged)
 
 
 def test_bad_settings(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="at least 261"):
-        train(corpus, tmp_path / "t", kind="bpe", vocab_size=100)
+    for kind, least in (("bpe", 261), ("gpt2", 258), ("unigram", 164)):
+        with pytest.raises(BadConfig, match=f"at least {least}"):
+            TrainTokenizer(corpus=CORPUS, kind=kind, vocab_size=100)
+    for kind in ("wordpiece", "bpe-words", "unigram", "unigram-bert"):
+        with pytest.raises(BadData, match="no characters to learn"):
+            TOKENIZERS.load(kind)([" ", ""], TokenizerSettings(200, True, 2))
     with pytest.raises(ValidationError, match="did you mean 'wordpiece'"):
         TrainTokenizer(corpus=CORPUS, kind="wordpeice")

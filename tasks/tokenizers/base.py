@@ -1,0 +1,49 @@
+"""What every kind of tokenizer shares: its settings, and the letters it starts from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from cluster.errors import BadData
+
+LARGEST_ALPHABET = 1000
+
+
+class TokenizerSettings(NamedTuple):
+    """What every trainer needs to know."""
+
+    vocab_size: int
+    lowercase: bool
+    min_frequency: int
+    sentinels: int = 0
+
+
+def alphabet(sample: Iterable[str], normalizer: Any, vocab_size: int) -> list[str]:
+    """The most frequent letters of the normalised sample, ascending: 1/16 of the vocabulary and 1,000 at most.
+
+    A text in one script has a few rare letters of many others; as entries of their own they would only fill the
+    vocabulary, so they become unknown.
+
+    Raises:
+        BadData: the sample holds no letters.
+    """
+    words: Counter[str] = Counter()
+    for text in sample:
+        words.update(text.split())
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in normalizer.normalize_str(word):
+            counts[letter] += count
+    letters = [c for c in counts if not c.isspace()]
+    if not letters:
+        raise BadData("the corpus has no characters to learn a vocabulary from", "give a corpus that holds text")
+    letters.sort(key=lambda c: (-counts[c], c))
+    return sorted(letters[: min(LARGEST_ALPHABET, vocab_size // 16)])
+
+
+def check_size(vocab_size: int, least: int, what: str) -> None:
+    """Raise BadData where a vocabulary cannot even hold its symbols."""
+    if vocab_size < least:
+        raise BadData(f"vocab_size is {vocab_size}, {what} has at least {least}", "raise vocab_size")
