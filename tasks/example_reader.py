@@ -18,7 +18,7 @@ from cluster.errors import BadData
 from tasks.example_files import ExampleFile
 from tasks.objectives import OBJECTIVES
 from tasks.objectives.base import Objective, documents
-from tasks.objectives.settings import Masked, Prefix, parse
+from tasks.objectives.settings import Masked, parse
 from tasks.vocabulary import read_vocabulary
 
 
@@ -95,8 +95,7 @@ class ExampleReader:
             return drawn
         from tasks.objectives.convert import convert
 
-        # A row cut in two is as long as a row; other inputs and targets are as long as both together.
-        width = self.length if isinstance(self.settings, Prefix) else 0
+        width = self.settings.joint_length(self.length)
         return convert(drawn, self.architecture, self.vocabulary, self.settings.documents_apart, width)
 
     def _drawn(self, epochs: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:

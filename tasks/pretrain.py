@@ -109,9 +109,10 @@ def fits(objective: ObjectiveSettings, length_tokens: int, model: Any) -> None:
             f"it trains {' or '.join(objective.architectures)}",
         )
     inputs, targets = objective.lengths(length_tokens)
-    longest = inputs + targets if targets and model.architecture in ("decoder", "prefix-lm") else max(inputs, targets)
+    joined = objective.paired and model.architecture != "encoder-decoder"
+    longest = objective.joint_length(length_tokens) if joined else max(inputs, targets)
     if longest > model.max_length:
-        sides = f" ({inputs} inputs and {targets} targets)" if targets else ""
+        sides = f" (inputs of {inputs}, targets of {targets})" if targets else ""
         raise BadConfig(
             f"examples have {longest} tokens{sides}, model.max_length is {model.max_length}",
             f"set model.max_length to at least {longest}, or make shorter examples",

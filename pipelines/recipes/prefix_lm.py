@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import LENGTH, dial, paper
+from pipelines.recipes.scale import dial, paper
 
 OBJECTIVE: dict[str, Any] = {"kind": "prefix"}
 SCALES: dict[str, dict[str, Any]] = {
     **{
         scale: {
-            **dial(scale, architecture="prefix-lm", max_length=2 * LENGTH[scale]),
+            **dial(scale, architecture="prefix-lm"),
             "tokenizer": {**dial(scale)["tokenizer"], "kind": "unigram"},
             "objective": OBJECTIVE,
         }
         for scale in ("cpu", "gpu", "base")
     },
     "paper": paper(
-        {"preset": "prefix-lm-base", "max_length": 1024},
+        {"preset": "prefix-lm-base"},
         tokenizer={"kind": "unigram", "vocab_size": 32_100},
         objective=OBJECTIVE,
         examples={"length_tokens": 512},

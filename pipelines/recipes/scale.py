@@ -9,8 +9,8 @@ The arithmetic of the first three, for any architecture:
 
 - width = 64 · layers (the aspect ratio of BERT-base and GPT-2: 12 and 768), in heads of 64, feed-forward 4 · width
 - N = 12 · layers · width², the parameters that are not embeddings (Kaplan et al. 2020, section 2.1)
-- D = 20 · N training tokens (Hoffmann et al. 2022, table 3: what a budget is best spent on)
-- batch = 4,096 tokens · √(D / 7.9 M), to the nearest power of two: the larger the run, the more its gradients
+- D = 20 · N training tokens (Hoffmann et al. 2022, table 3: what a budget is best spent on); `cpu` takes half
+- batch = 4,096 tokens · √(D / 3.9 M), to the nearest power of two: the larger the run, the more its gradients
   agree (McCandlish et al. 2018); 4,096 is what two cores do well
 - peak learning rate = 4e-3 · 128 / width: measured best at width 128 (docs/log.md), and falls as 1 / width
   (Yang et al. 2022, for AdamW)
@@ -27,7 +27,9 @@ from typing import Any, Literal
 
 Scale = Literal["cpu", "gpu", "base", "paper"]
 LAYERS = {"cpu": 2, "gpu": 8, "base": 12}
+TOKENS_PER_PARAMETER = {"cpu": 10, "gpu": 20, "base": 20}
 VOCABULARY = {"cpu": 4096, "gpu": 16_384, "base": 32_768}
+SAMPLE_BYTES = {"cpu": 8 << 20, "gpu": 32 << 20, "base": 128 << 20}  # of text for the tokenizer
 LENGTH = {"cpu": 128, "gpu": 256, "base": 512}
 PLACEMENT: dict[str, dict[str, Any]] = {
     "cpu": {"workers": 2, "zero_stage": 2},
@@ -52,11 +54,11 @@ def dial(scale: str, **model: Any) -> dict[str, Any]:
     layers = LAYERS[scale]
     width = 64 * layers
     N = 12 * layers * width**2
-    D = 20 * N
+    D = TOKENS_PER_PARAMETER[scale] * N
     length = LENGTH[scale]
-    batch_tokens = 2 ** round(math.log2(4096 * math.sqrt(D / 7.9e6)))
+    batch_tokens = 2 ** round(math.log2(4096 * math.sqrt(D / 3.9e6)))
     return {
-        "tokenizer": {"vocab_size": VOCABULARY[scale]},
+        "tokenizer": {"vocab_size": VOCABULARY[scale], "sample_bytes": SAMPLE_BYTES[scale]},
         "examples": {"length_tokens": length},
         "model": {"preset": "modern-tiny", **shape(layers), "max_length": length, **model},
         "pretrain": {

@@ -46,7 +46,7 @@ class ObjectiveSettings(Config):
     paired: ClassVar[bool] = False
     """It draws inputs and targets, which `tasks.objectives.convert` arranges for the architecture."""
 
-    kind: Annotated[str, OBJECTIVES] = ""
+    kind: Annotated[str, OBJECTIVES, SETTINGS] = ""
     documents_apart: bool = Field(
         False, description="documents packed into one row do not see each other, and positions restart"
     )
@@ -58,6 +58,10 @@ class ObjectiveSettings(Config):
     def lengths(self, length_tokens: int) -> tuple[int, int]:
         """(longest input, longest target) of the examples; a target of 0: labels stand at the inputs."""
         return length_tokens, 0
+
+    def joint_length(self, length_tokens: int) -> int:
+        """Tokens of inputs and targets together, where one stack reads both."""
+        return sum(self.lengths(length_tokens))
 
 
 def parse(value: Any) -> Any:
@@ -78,7 +82,7 @@ class Masked(ObjectiveSettings):
 
     needs: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
 
-    kind: Annotated[Literal["mlm"], OBJECTIVES] = "mlm"
+    kind: Annotated[Literal["mlm"], OBJECTIVES, SETTINGS] = "mlm"
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of a row's tokens to predict")
     max_predictions: int = Field(0, ge=0, description="most tokens to predict in a row; 0: no limit")
     unit: Literal["token", "word", "ngram", "span", "salient"] = Field("token", description="what is masked at once")
@@ -118,7 +122,7 @@ class ReplacedTokens(ObjectiveSettings):
     needs: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     head: ClassVar[str] = "replaced-token-detection"
 
-    kind: Annotated[Literal["rtd"], OBJECTIVES] = "rtd"
+    kind: Annotated[Literal["rtd"], OBJECTIVES, SETTINGS] = "rtd"
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of a row's tokens to replace")
     max_predictions: int = Field(0, ge=0, description="most tokens to replace in a row; 0: no limit")
     mask_share: float = Field(0.85, ge=0, le=1, description="of these, those that become [MASK]; the rest stay")
@@ -133,7 +137,7 @@ class Permutation(ObjectiveSettings):
     needs: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep")
     head: ClassVar[str] = "permutation-language-model"
 
-    kind: Annotated[Literal["permutation"], OBJECTIVES] = "permutation"
+    kind: Annotated[Literal["permutation"], OBJECTIVES, SETTINGS] = "permutation"
     target_share: float = Field(85 / 512, gt=0, lt=1, description="share of a row's tokens to predict: 1 in 6")
     span_max: int = Field(5, ge=1, le=20, description="targets come in spans of 1 … span_max tokens, p(n) ∝ 1/n")
 
@@ -146,7 +150,7 @@ class Causal(ObjectiveSettings):
 
     architectures: ClassVar[tuple[str, ...]] = ("decoder",)
 
-    kind: Annotated[Literal["causal"], OBJECTIVES] = "causal"
+    kind: Annotated[Literal["causal"], OBJECTIVES, SETTINGS] = "causal"
     documents_apart: bool = Field(
         True, description="documents packed into one row do not see each other, and positions restart"
     )
@@ -161,7 +165,7 @@ class Prefix(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("prefix-lm", "encoder-decoder")
     paired: ClassVar[bool] = True
 
-    kind: Annotated[Literal["prefix"], OBJECTIVES] = "prefix"
+    kind: Annotated[Literal["prefix"], OBJECTIVES, SETTINGS] = "prefix"
     least_share: float = Field(0.0, ge=0, lt=1, description="shortest prefix, of the row")
     most_share: float = Field(1.0, gt=0, le=1, description="longest prefix, of the row")
 
@@ -171,6 +175,9 @@ class Prefix(ObjectiveSettings):
     def lengths(self, length_tokens: int) -> tuple[int, int]:
         return length_tokens, length_tokens
 
+    def joint_length(self, length_tokens: int) -> int:
+        return length_tokens  # a row cut in two is as long as a row
+
 
 class SpanCorruption(ObjectiveSettings):
     """T5: spans of the input become sentinels, the target spells them out."""
@@ -179,7 +186,7 @@ class SpanCorruption(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("encoder-decoder", "prefix-lm", "decoder")
     paired: ClassVar[bool] = True
 
-    kind: Annotated[Literal["span-corruption"], OBJECTIVES] = "span-corruption"
+    kind: Annotated[Literal["span-corruption"], OBJECTIVES, SETTINGS] = "span-corruption"
     noise_density: float = Field(0.15, gt=0, lt=1, description="share of the raw tokens to drop")
     mean_span: float = Field(3.0, ge=1, description="mean length of a dropped span, in tokens")
     rolled: bool = Field(False, description="turn the noise pattern by a random offset, so that any token may begin it")
@@ -217,7 +224,7 @@ class IidDenoising(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("encoder-decoder", "prefix-lm", "decoder")
     paired: ClassVar[bool] = True
 
-    kind: Annotated[Literal["iid-denoising"], OBJECTIVES] = "iid-denoising"
+    kind: Annotated[Literal["iid-denoising"], OBJECTIVES, SETTINGS] = "iid-denoising"
     noise_density: float = Field(0.15, gt=0, lt=1, description="share of the tokens to corrupt")
     style: Literal["bert", "mass", "replace-spans", "drop-tokens"] = Field(
         "bert",
@@ -231,6 +238,11 @@ class IidDenoising(ObjectiveSettings):
     def lengths(self, length_tokens: int) -> tuple[int, int]:
         return length_tokens, length_tokens
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """A mask may be the first sentinel; spans need one each."""
+        return ("pad", "eos", "sentinels") if self.style == "replace-spans" else ("pad", "eos")
+
 
 class Infilling(ObjectiveSettings):
     """BART: spans of Poisson length become one mask each, sentences are shuffled; the target is the text."""
@@ -239,7 +251,7 @@ class Infilling(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("encoder-decoder",)
     paired: ClassVar[bool] = True
 
-    kind: Annotated[Literal["infilling"], OBJECTIVES] = "infilling"
+    kind: Annotated[Literal["infilling"], OBJECTIVES, SETTINGS] = "infilling"
     mask_rate: float = Field(0.3, gt=0, lt=1, description="share of the tokens that spans cover")
     poisson_lambda: float = Field(3.0, gt=0, le=20, description="mean length of a span, in tokens; 0 inserts a mask")
     permute_sentences: bool = Field(True, description="shuffle the sentences of the input")
@@ -258,7 +270,7 @@ class Mass(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("encoder-decoder",)
     paired: ClassVar[bool] = True
 
-    kind: Annotated[Literal["mass"], OBJECTIVES] = "mass"
+    kind: Annotated[Literal["mass"], OBJECTIVES, SETTINGS] = "mass"
     mask_rate: float = Field(0.5, gt=0, lt=1, description="length of the stretch, of the row")
 
     def layout(self, length_tokens: int) -> Layout:
@@ -275,7 +287,7 @@ class SalientSpans(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("encoder-decoder", "prefix-lm", "decoder")
     paired: ClassVar[bool] = True
 
-    kind: Annotated[Literal["salient-spans"], OBJECTIVES] = "salient-spans"
+    kind: Annotated[Literal["salient-spans"], OBJECTIVES, SETTINGS] = "salient-spans"
     spans: int = Field(1, ge=1, le=20, description="spans to mask in a row; one, as published")
     target_tokens: int = Field(32, ge=4, description="longest target")
 
@@ -292,7 +304,7 @@ class SkipGram(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("word-vectors",)
     head: ClassVar[str] = "word-vectors"
 
-    kind: Annotated[Literal["skip-gram"], OBJECTIVES] = "skip-gram"
+    kind: Annotated[Literal["skip-gram"], OBJECTIVES, SETTINGS] = "skip-gram"
     window: int = Field(5, ge=1, le=50, description="words on each side, at most; drawn from 1 … window")
     negatives: int = Field(5, ge=1, le=50, description="sampled words for each context word")
     subsample: float = Field(1e-3, ge=0, lt=1, description="threshold t: frequent words are dropped at 1 − √(t/f)")
@@ -305,7 +317,7 @@ class SkipGram(ObjectiveSettings):
 class ContinuousBagOfWords(SkipGram):
     """word2vec: the word from the mean of the words around it, with negative sampling."""
 
-    kind: Annotated[Literal["cbow"], OBJECTIVES] = "cbow"  # type: ignore[assignment]
+    kind: Annotated[Literal["cbow"], OBJECTIVES, SETTINGS] = "cbow"  # type: ignore[assignment]
 
 
 class Cooccurrence(ObjectiveSettings):
@@ -314,7 +326,7 @@ class Cooccurrence(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("word-vectors",)
     head: ClassVar[str] = "glove"
 
-    kind: Annotated[Literal["glove"], OBJECTIVES] = "glove"
+    kind: Annotated[Literal["glove"], OBJECTIVES, SETTINGS] = "glove"
     window: int = Field(10, ge=1, le=50, description="words on each side; a pair at distance d counts 1/d")
     x_max: float = Field(100.0, gt=0, description="count from which a pair has full weight")
     alpha: float = Field(0.75, gt=0, le=1, description="exponent of the weight below it")
@@ -330,7 +342,7 @@ class Bidirectional(ObjectiveSettings):
     architectures: ClassVar[tuple[str, ...]] = ("bilstm",)
     head: ClassVar[str] = "bidirectional-lm"
 
-    kind: Annotated[Literal["bidirectional"], OBJECTIVES] = "bidirectional"
+    kind: Annotated[Literal["bidirectional"], OBJECTIVES, SETTINGS] = "bidirectional"
 
     def layout(self, length_tokens: int) -> Layout:
         return Layout(length_tokens)
