@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ PLACEMENT = frozenset(
     }
 )
 ROOT = Path(__file__).resolve().parent.parent
-_FORMAT = 3  # of the cached facts; raise when `_facts` changes
+_FORMAT = 4  # of the cached facts; raise when `_facts` changes
 _WHOLE = "*"
 
 Facts = dict[str, Any]
@@ -85,21 +85,41 @@ def _absolute(module: str, package: str, level: int) -> str:
     return ".".join([*base, module] if module else base)
 
 
-def _imports(node: ast.AST, package: str) -> dict[str, list[str]]:
-    """{local name: [module, attribute or ""]} of the import statements at or below `node`."""
-    found: dict[str, list[str]] = {}
+Imports = dict[str, list[list[str]]]
+"""{local name: [[module, attribute or ""], …]}: several where branches import different things under one name."""
+
+
+def _imports(node: ast.AST, package: str) -> Imports:
+    """Of the import statements at or below `node`."""
+    found: Imports = {}
+
+    def add(name: str, module: str, attribute: str = "") -> None:
+        meant = found.setdefault(name, [])
+        if [module, attribute] not in meant:
+            meant.append([module, attribute])
+
     for item in ast.walk(node):
         if isinstance(item, ast.Import):
             for alias in item.names:
                 if alias.asname:
-                    found[alias.asname] = [alias.name, ""]
+                    add(alias.asname, alias.name)
                 else:
-                    found[alias.name.partition(".")[0]] = [alias.name.partition(".")[0], ""]
-                    found.setdefault("import " + alias.name, [alias.name, ""])
+                    first = alias.name.partition(".")[0]
+                    add(first, first)
+                    add("import " + alias.name, alias.name)
         elif isinstance(item, ast.ImportFrom):
             module = _absolute(item.module or "", package, item.level)
             for alias in item.names:
-                found[alias.asname or alias.name] = [module, alias.name]
+                add(alias.asname or alias.name, module, alias.name)
+    return found
+
+
+def _both(first: Imports, second: Imports) -> Imports:
+    """All that either says of each name."""
+    found = {name: list(meant) for name, meant in first.items()}
+    for name, meant in second.items():
+        known = found.setdefault(name, [])
+        known.extend(each for each in meant if each not in known)
     return found
 
 
@@ -163,11 +183,11 @@ def module_facts(source: str, package: str) -> Facts:
     """
     tree = ast.parse(source)
     definitions: dict[str, Facts] = {}
-    imports: dict[str, list[str]] = {}
+    imports: Imports = {}
     effects: list[ast.stmt] = []
     for index, node in enumerate(tree.body):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            imports.update(_imports(node, package))
+            imports = _both(imports, _imports(node, package))
             continue
         if _skipped(node) or (index == 0 and _docstring(tree.body)):
             continue
@@ -182,7 +202,7 @@ def module_facts(source: str, package: str) -> Facts:
             effects.append(node)
             continue
         if isinstance(node, ast.If | ast.Try) and nested:  # guarded imports: `try: import x`
-            imports.update(nested)
+            imports = _both(imports, nested)
         entry: Facts = {"parts": _parts(node), "refs": _references(node), "imports": nested}
         for name in bound:
             if name in definitions:  # bound twice: both statements count
@@ -190,7 +210,7 @@ def module_facts(source: str, package: str) -> Facts:
                 entry = {
                     "parts": {name: _digest(json.dumps([old["parts"], entry["parts"]], sort_keys=True))},
                     "refs": sorted({*old["refs"], *entry["refs"]}),
-                    "imports": {**old["imports"], **entry["imports"]},
+                    "imports": _both(old["imports"], entry["imports"]),
                 }
             definitions[name] = entry
     block = ast.Module(body=effects, type_ignores=[])
@@ -306,7 +326,7 @@ class CodeIndex:
             except SyntaxError:  # magics; they define nothing a stage can use
                 continue
             merged["definitions"].update(facts["definitions"])
-            merged["imports"].update(facts["imports"])
+            merged["imports"] = _both(merged["imports"], facts["imports"])
         return merged
 
     def digest(self, roots: Iterable[str]) -> tuple[dict[str, str], str]:
@@ -359,7 +379,7 @@ class CodeIndex:
         self._closures[root] = found
         return found
 
-    def _resolve(self, module: str, facts: Facts, refs: Iterable[str], nested: Mapping[str, list[str]]) -> list[str]:
+    def _resolve(self, module: str, facts: Facts, refs: Iterable[str], nested: Imports) -> list[str]:
         """References of a definition as `module:name` items."""
         imports = {**facts["imports"], **nested}
         items: list[str] = []
@@ -367,18 +387,16 @@ class CodeIndex:
             first, *rest = ref.split(".")
             if first in facts["definitions"] and first not in nested:
                 items.append(f"{module}:{first}")
-            if first not in imports:
-                continue
-            target, attribute = imports[first]
-            if attribute:
-                if self.facts(f"{target}.{attribute}") is not None:  # `from tasks import metrics`
-                    items.append(self._attribute(f"{target}.{attribute}", rest))
-                else:
-                    items.append(f"{target}:{attribute}")
-            elif self.facts(target) is not None:
-                items.append(self._attribute(target, rest))
-        items.extend(f"{target}:" for target, _ in nested.values())  # importing runs the module
-        items.extend(f"{target}:" for target, _ in facts["imports"].values())
+            for target, attribute in imports.get(first, ()):
+                if attribute:
+                    if self.facts(f"{target}.{attribute}") is not None:  # `from tasks import metrics`
+                        items.append(self._attribute(f"{target}.{attribute}", rest))
+                    else:
+                        items.append(f"{target}:{attribute}")
+                elif self.facts(target) is not None:
+                    items.append(self._attribute(target, rest))
+        for known in (nested, facts["imports"]):  # importing runs the module
+            items.extend(f"{target}:" for meant in known.values() for target, _ in meant)
         return items
 
     def _attribute(self, module: str, rest: list[str]) -> str:
