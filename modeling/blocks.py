@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig
 from modeling.cache import LayerCache
-from modeling.kernels import attention, rms_norm, rotate
+from modeling.kernels import attention, packed_attention, rms_norm, rotate
 from modeling.masks import Visibility
 
 
@@ -54,19 +54,33 @@ class Attention(nn.Module):
         turn: Tensor | None = None,
         bias: Tensor | None = None,
         cache: LayerCache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """[B, L, D]. `turn`: rotary factors; `bias`: added to the scores, broadcasts to [B, H, Lq, Lk]."""
+        """[B, L, D]; with `at` [N, D], of these places of B·L only.
+
+        `turn`: rotary factors; `bias`: added to the scores, broadcasts to [B, H, Lq, Lk].
+        """
         B, L, _ = x_BLD.shape
-        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q, torch.float32), self.key_norm(k, torch.float32)
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        out = attention(q, k, v, visible, self.scale, self.dropout if self.training else 0.0, bias)
-        return self.output(out.transpose(1, 2).reshape(B, L, -1))
+        qkv_3BHLd = self.qkv(x_BLD).view(B, L, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        if turn is None and cache is None and self.query_norm is None:
+            out = packed_attention(qkv_3BHLd, visible, self.scale, dropout, bias)
+        else:
+            q, k, v = qkv_3BHLd.unbind(0)
+            if self.query_norm is not None and self.key_norm is not None:
+                q, k = self.query_norm(q, torch.float32), self.key_norm(k, torch.float32)
+            if turn is not None:
+                q, k = rotate(q, turn), rotate(k, turn)
+            q, k = q.to(v.dtype), k.to(v.dtype)
+            if cache is not None:
+                k, v = cache.append(k, v)
+            out = attention(q, k, v, visible, self.scale, dropout, bias)
+        return self.output(take(out.transpose(1, 2).reshape(B, L, -1), at))
+
+
+def take(x_BLD: Tensor, at: Tensor | None) -> Tensor:
+    """The states [N, D] at places `at` of B·L; all of them, [B, L, D], for None."""
+    return x_BLD if at is None else x_BLD.flatten(0, 1).index_select(0, at)
 
 
 class CrossAttention(nn.Module):
@@ -147,14 +161,20 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         cache: LayerCache | None = None,
         cross: tuple[CrossAttention, tuple[Tensor, Tensor], Visibility] | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        if self.pre:
-            x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD), visible, turn, bias, cache))
-        else:
-            x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, visible, turn, bias, cache)))
+        """[B, L, D]; with `at` [N, D], of these places of B·L only.
+
+        All that comes after attention is done at these alone: in the last block nothing else is of use.
+        """
+        before_cross = at if cross is None else None  # the cross attention takes rows of the batch
+        read = self.attention_norm(x_BLD) if self.pre else x_BLD
+        x = take(x_BLD, before_cross) + self.dropout(self.attention(read, visible, turn, bias, cache, before_cross))
+        if not self.pre:
+            x = self.attention_norm(x)
         if cross is not None:
             layer, keys_and_values, over = cross
-            x_BLD = layer(x_BLD, keys_and_values, over)
+            x = take(layer(x, keys_and_values, over), at)
         if self.pre:
-            return x_BLD + self.dropout(self.ff(self.ff_norm(x_BLD)))
-        return self.ff_norm(x_BLD + self.dropout(self.ff(x_BLD)))
+            return x + self.dropout(self.ff(self.ff_norm(x)))
+        return self.ff_norm(x + self.dropout(self.ff(x)))

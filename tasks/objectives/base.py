@@ -79,7 +79,8 @@ class Objective:
         for role in settings.needs:
             if role not in known:
                 raise BadConfig(
-                    f"objective {settings.kind!r} needs a {role} token, the tokenizer has "
+                    f"objective {settings.kind!r} needs {role if role == 'sentinels' else f'a {role} token'}, "
+                    "the tokenizer has "
                     f"{', '.join(known) or 'no special tokens'}",
                     "train the tokenizer with another kind",
                 )

@@ -191,6 +191,16 @@ class SpanCorruption(ObjectiveSettings):
     mean_span: float = Field(3.0, ge=1, description="mean length of a dropped span, in tokens")
     rolled: bool = Field(False, description="turn the noise pattern by a random offset, so that any token may begin it")
 
+    @model_validator(mode="after")
+    def _possible(self) -> SpanCorruption:
+        if self.noise_density / self.mean_span > 1 - self.noise_density:
+            raise ConfigError(
+                f"noise_density {self.noise_density} with mean_span {self.mean_span} has more spans than tokens to "
+                "stand between them",
+                "lower noise_density or raise mean_span",
+            )
+        return self
+
     def raw_and_targets(self, length_tokens: int) -> tuple[int, int]:
         """Raw tokens whose corrupted form fills `length_tokens` inputs, and the targets' length; both with EOS.
 
@@ -202,7 +212,7 @@ class SpanCorruption(ObjectiveSettings):
             spans = max(1, round(noise / self.mean_span))
             return raw - noise + spans + 1, noise + spans + 1
 
-        raw = length_tokens
+        raw = max(2, length_tokens - 1)
         while sizes(raw + 1)[0] <= length_tokens:
             raw += 1
         inputs, targets = sizes(raw)

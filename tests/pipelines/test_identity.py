@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import BadConfig
@@ -77,6 +77,7 @@ def test_canonical_is_idempotent_and_ignores_the_order_of_keys(value: Any) -> No
         assert canonical(dict(reversed(list(value.items())))) == once
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(0, 100), st.floats(0, 1), st.lists(st.text("ab", max_size=3), max_size=3))
 def test_every_field_of_the_config_moves_the_key(size: int, rate: float, names: list[str]) -> None:
     made = Whole(size=size, inner=Inner(rate=rate, names=tuple(names)))
