@@ -17,7 +17,8 @@ The arithmetic of the first three, for any architecture:
 - steps = D / batch, of which 6 % warm up (RoBERTa)
 
 They use the modern block (pre-RMSNorm, rotary, QK-norm), since the published post-norm ones stay on the unigram
-plateau for so short a run; `paper` has the published one.
+plateau for so short a run (docs/log.md); `paper` has the published one. Modern decoders are gated, as the Hub's Qwen3
+is, and can be exported as one; for modern encoders the Hub has no class: `model=bert-mini` trains a published shape.
 """
 
 from __future__ import annotations
@@ -60,7 +61,12 @@ def dial(scale: str, **model: Any) -> dict[str, Any]:
     return {
         "tokenizer": {"vocab_size": VOCABULARY[scale], "sample_bytes": SAMPLE_BYTES[scale]},
         "examples": {"length_tokens": length},
-        "model": {"preset": "modern-tiny", **shape(layers), "max_length": length, **model},
+        "model": {
+            "preset": "modern-tiny",
+            **shape(layers, gated=model.get("activation", "").endswith("glu")),
+            "max_length": length,
+            **model,
+        },
         "pretrain": {
             "steps": D // batch_tokens,
             "batch_size": batch_tokens // length,
@@ -73,14 +79,17 @@ def dial(scale: str, **model: Any) -> dict[str, Any]:
     }
 
 
-def shape(layers: int) -> dict[str, Any]:
-    """Layers, width, heads and feed-forward of that depth, and the deviation of its first weights."""
+def shape(layers: int, gated: bool = False) -> dict[str, Any]:
+    """Layers, width, heads and feed-forward of that depth, and the deviation of its first weights.
+
+    A gated feed-forward has three matrices for two, so it is 8/3 · width, to a multiple of 64 (Shazeer 2020).
+    """
     width = 64 * layers
     return {
         "layers": layers,
         "width": width,
         "heads": layers,
-        "ff_width": 4 * width,
+        "ff_width": -(-8 * width // 3 // 64) * 64 if gated else 4 * width,
         "init_std": round(0.9 / width**0.5, 4),
     }
 
