@@ -167,6 +167,6 @@ def test_siblings_in_our_own_registries_do_not_touch_each_other(tmp_path: Path) 
 
 def test_branches_that_import_different_things_under_one_name_all_count(tmp_path: Path) -> None:
     write(tmp_path, BASE)
-    text = "def pick(a):\n    if a:\n        from thing_a import f\n    else:\n        from thing_b import f\n    return f()\n"
-    (tmp_path / "branches.py").write_text(text)
+    branches = "    if a:\n        from thing_a import f\n    else:\n        from thing_b import f\n"
+    (tmp_path / "branches.py").write_text(f"def pick(a):\n{branches}    return f()\n")
     assert {"thing_a:f", "thing_b:f"} <= set(digest(tmp_path, "branches:pick"))

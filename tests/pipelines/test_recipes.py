@@ -80,6 +80,35 @@ def test_every_recipe_runs_to_its_end(name: str, text: Path, tmp_path_factory: p
     assert row["objective"] == config.objective.kind
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "preset", "auto"), [("bert", "bert-tiny", "AutoModelForPreTraining"), ("t5", "t5-small", "T5Model")]
+)
+def test_a_model_goes_to_the_hub_and_back_into_a_run(
+    name: str, preset: str, auto: str, text: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    from modeling.hub import export_model
+
+    recipe = find_recipe(name)
+    small = [f"model.preset={preset}", "model.width=32", "model.heads=2", "model.head_size=16", "model.ff_width=64"]
+    settings = {"store": str(tmp_path / "store"), "tracking": "off", "address": "inline", "recipe": name}
+    first = run(recipe.build(resolve(recipe, [f"corpus={text}", *TINY, *small, "model.layers=1"])), **settings)
+    assert first.state == "done", first.record and first.record.status
+    exported = tmp_path / "exported"
+    export_model(first.path("pretrain"), exported)
+    assert getattr(transformers, auto).from_pretrained(exported).num_parameters() > 0
+    more = ["pretrain.peak_lr=1e-9", f"init={exported}"]
+    second = run(recipe.build(resolve(recipe, [f"corpus={text}", *TINY, *more])), **settings)
+    assert second.state == "done", second.record and second.record.status
+    losses = [
+        json.loads((each.path("pretrain") / "training.json").read_text())["final"]["validation_loss"]
+        for each in (first, second)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # it begins where the first ended
+
+
 @pytest.mark.parametrize(
     ("recipe", "words", "named"),
     [
