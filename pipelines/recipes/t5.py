@@ -1,7 +1,8 @@
 """T5 (Raffel et al. 2020): an encoder-decoder that spells out what sentinels stand for.
 
-`paper` is the budget of the paper's baseline: 2^19 steps of 128 sequences of 512 tokens. The authors used Adafactor
-with an inverse square root of the step; here it is AdamW with linear decay.
+The block is T5 1.1's at every scale (pre-norm, relative positions, GEGLU, no biases, a head of its own): the Hub has a
+class for it. `paper` is the budget of the paper's baseline: 2^19 steps of 128 sequences of 512 tokens. The authors used
+Adafactor with an inverse square root of the step; here it is AdamW with linear decay.
 """
 
 from __future__ import annotations
@@ -12,11 +13,23 @@ from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
 from pipelines.recipes.scale import dial, paper
 
+BLOCK: dict[str, Any] = {
+    "norm": "rmsnorm",
+    "norm_eps": 1e-6,
+    "positions": "relative",
+    "activation": "geglu-tanh",
+    "qk_norm": False,
+    "attention_scale": False,
+    "zero_init_residual": False,
+    "init": "fan-in",
+    "head_bias": False,
+    "tie_embeddings": False,
+}
 OBJECTIVE: dict[str, Any] = {"kind": "span-corruption"}
 SCALES: dict[str, dict[str, Any]] = {
     **{
         scale: {
-            **dial(scale, architecture="encoder-decoder"),
+            **dial(scale, architecture="encoder-decoder", **BLOCK),
             "tokenizer": {**dial(scale)["tokenizer"], "kind": "unigram"},
             "objective": OBJECTIVE,
         }
