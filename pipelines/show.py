@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -25,11 +26,15 @@ def find_manifest(store: Store, what: str, stage: str | None) -> tuple[Any, dict
         BadConfig: nothing of that name, or a stage that has no artifact.
     """
     if stage is None and len(what) >= 6 and all(c in "0123456789abcdef" for c in what):
-        keys = [key for key in store.keys() if key.startswith(what)]
+        keys = sorted(key for key in store.keys() if key.startswith(what))
         if len(keys) == 1:
             return None, store.manifest(keys[0])
         if len(keys) > 1:
-            raise BadConfig(f"{len(keys)} keys begin with {what}", "give more of the key")
+            told_apart = max(16, len(os.path.commonprefix(keys[:3])) + 4)
+            raise BadConfig(
+                f"{len(keys)} keys begin with {what}",
+                f"give more of the key: for instance {', '.join(key[:told_apart] for key in keys[:3])}",
+            )
     record = resolve_run(store, what)
     if stage is None:
         return record, None

@@ -66,6 +66,11 @@ def number(value: Any, digits: int = 4) -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
+def nats(value: Any) -> str:
+    """A cross-entropy, always with three decimals."""
+    return f"{value:.3f}" if _is_number(value) and math.isfinite(value) else number(value)
+
+
 def score(value: Any) -> str:
     """A metric in 0..1 or −1..1 with three decimals; larger ones with four digits."""
     if not _is_number(value) or not math.isfinite(value):

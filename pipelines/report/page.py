@@ -70,7 +70,7 @@ def _environment_of_jinja() -> Any:
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    for name in ("duration", "count", "size", "number", "score", "signed", "percent"):
+    for name in ("duration", "count", "size", "number", "nats", "score", "signed", "percent"):
         environment.filters[name] = getattr(numbers, name)
     environment.filters["flat"] = lambda value: list(_flat(_map(value)))
     environment.filters["shown"] = _shown

@@ -106,6 +106,20 @@ def sample_view() -> dict[str, Any]:
             },
             *({"stage": f"finetune-library-{n}", "records": tuning} for n in range(6)),
         ],
+        "pretraining": [
+            {
+                "objective": "mlm",
+                "architecture": "encoder",
+                "parameters": 920_000,
+                "tokens": 5_120_000,
+                "loss": 3.3512,
+                "measure": "validation_loss",
+                "unigram": 5.97,
+                "ngram": 4.1,
+                "order": 3,
+                "measured_at": "labels",
+            }
+        ],
         "results": [
             row("library of a passage", "accuracy", [0.58, 0.59, 0.61], [0.44, 0.45, 0.46]),
             row("type of a parameter", "F1", [0.71, 0.7, 0.74], [0.31, 0.35, 0.36]),

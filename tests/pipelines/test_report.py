@@ -240,3 +240,11 @@ def test_numbers() -> None:
     assert numbers.size(32_140_000) == "32.1 MB" and numbers.percent(0.00021) == "0.021 %"
     assert numbers.signed(0.14) == "+0.140" and numbers.signed(-0.02) == "−0.020"
     assert numbers.ticks(3.3, 8.3) == [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+def test_pretraining_stands_beside_its_baselines() -> None:
+    page = render(sample_view())
+    for cell in ("mlm", "encoder", "920,000", "5.12 M", "3.351", "5.970", "4.100", "3-gram"):
+        assert cell in page[page.index('id="pretraining"') : page.index('id="graph"')], cell
+    without = {name: value for name, value in sample_view().items() if name != "pretraining"}
+    assert 'id="pretraining"' not in render(without)
