@@ -140,7 +140,7 @@ class Stack(nn.Module):
     def _turn(self, past: int, length: int, position_ids_BL: Tensor | None) -> Tensor | None:
         if self.config.positions != "rotary":
             return None
-        turns = torch.view_as_complex(self.rotary)
+        turns = torch.view_as_complex(self.rotary.float())  # a model cast to bfloat16 has them so too
         return turns[past : past + length] if position_ids_BL is None else turns[position_ids_BL][:, None]
 
     def _bias(self, past: int, length: int, device: torch.device) -> Tensor | None:

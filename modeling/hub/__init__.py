@@ -25,6 +25,7 @@ FAMILIES = Registry(
         "electra": "modeling.hub.electra:Electra",
         "gpt2": "modeling.hub.gpt2:Gpt2",
         "openai-gpt": "modeling.hub.gpt2:OpenAIGpt",
+        "qwen3": "modeling.hub.qwen3:Qwen3",
         "t5": "modeling.hub.t5:T5",
         "bart": "modeling.hub.bart:Bart",
         "xlnet": "modeling.hub.xlnet:XLNet",

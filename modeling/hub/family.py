@@ -24,6 +24,14 @@ OUTPUT_ONLY = frozenset({"tie_embeddings", "head_transform", "head_bias", "head_
 """Fields of ours that only a language model's output layer reads."""
 OUTPUT_HEADS = frozenset({"language-model", "permutation-language-model"})
 """Heads that have an output layer."""
+PUBLISHED = {
+    ("encoder", "language-model"): "bert-mini",
+    ("encoder", "permutation-language-model"): "xlnet-base",
+    ("encoder", "discriminator"): "electra-small",
+    ("decoder", "language-model"): "gpt2-124M",
+    ("encoder-decoder", "language-model"): "t5-small",
+}
+"""{(architecture, head): a preset that a family can express}, to name where a model is none's."""
 WRITTEN_OUT = frozenset({"share_layers", "share_stacks"})
 """Fields of ours that say which weights are one: a family without sharing has them several times."""
 
@@ -278,5 +286,15 @@ def family_of(config: Any, head: Mapping[str, Any], roles: Mapping[str, int] | N
     reasons = "; ".join(f"{name}: {', '.join(tried[name])}" for name in nearest)
     raise ConfigError(
         f"no family of the Hub can express this model (tried {', '.join(tried)}); nearest is {reasons}",
-        "train a preset of one of these families to export it",
+        _remedy(config, head),
     )
+
+
+def _remedy(config: Any, head: Mapping[str, Any]) -> str:
+    """What to train instead of a model that no family can express."""
+    kind = config.architecture
+    published = PUBLISHED.get((kind, head["name"])) or PUBLISHED.get((kind, "language-model"))
+    if published is None:
+        known = ", ".join(sorted({architecture for architecture, _ in PUBLISHED}))
+        return f"the Hub has no class for architecture {kind}, only for {known}; keep the folder as it is"
+    return f"set these fields as expected, or train a published shape: model={published}"

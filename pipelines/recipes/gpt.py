@@ -16,7 +16,7 @@ OBJECTIVE: dict[str, Any] = {"kind": "causal"}
 SCALES: dict[str, dict[str, Any]] = {
     **{
         scale: {
-            **dial(scale, architecture="decoder", activation="swiglu"),
+            **dial(scale, architecture="decoder", activation="swiglu", head_bias=False),
             "tokenizer": {**dial(scale)["tokenizer"], "kind": "bpe-words"},
             "objective": OBJECTIVE,
             "finetune": {**dial(scale)["finetune"], "pooling": "last"},

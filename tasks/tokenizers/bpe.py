@@ -24,9 +24,11 @@ def train_byte_bpe(sample: Iterable[str], settings: TokenizerSettings) -> Any:
     Raises:
         BadData: vocab_size cannot hold the 256 bytes and the special tokens.
     """
-    from tokenizers import processors
+    from tokenizers import AddedToken, processors
 
-    tokenizer = _bytes(sample, settings, before=ROBERTA)
+    # a mask stands for a word with the space before it, so it takes a text's own space there
+    mask = AddedToken(ROBERTA[-1], lstrip=True, special=True)
+    tokenizer = _bytes(sample, settings, before=(*ROBERTA[:-1], mask))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
@@ -52,7 +54,7 @@ def train_gpt2(sample: Iterable[str], settings: TokenizerSettings) -> Any:
 
 
 def _bytes(
-    sample: Iterable[str], settings: TokenizerSettings, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+    sample: Iterable[str], settings: TokenizerSettings, before: tuple[Any, ...] = (), after: tuple[str, ...] = ()
 ) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -58,6 +58,10 @@ def bart(layers: int, width: int, heads: int, vocab: int, **more: Any) -> dict[s
     return {**shape, "decoder_layers": layers, **both, **more}
 
 
+def qwen3(layers: int, width: int, heads: int, vocab: int, **more: Any) -> dict[str, Any]:
+    return {**bert(layers, width, heads, vocab), "num_key_value_heads": heads, "head_dim": 8, **more}
+
+
 UNTIED = {"tie_word_embeddings": False}
 CASES = {
     "bert": Case("BertForMaskedLM", "BertConfig", bert(2, 32, 4, 90)),
@@ -81,6 +85,16 @@ CASES = {
         "GPT2LMHeadModel", "GPT2Config", gpt(3, 24, 2, 65, n_inner=40, activation_function="relu", **UNTIED)
     ),
     "gpt": Case("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", gpt(2, 32, 4, 90)),
+    "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", qwen3(2, 32, 4, 90)),
+    "qwen3-tied": Case("Qwen3ForCausalLM", "Qwen3Config", qwen3(1, 24, 2, 64, head_dim=16, tie_word_embeddings=True)),
+    "qwen3-odd-heads": Case(
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        qwen3(3, 20, 3, 131, head_dim=10, rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+    ),
+    "qwen3-gelu": Case(
+        "Qwen3ForCausalLM", "Qwen3Config", qwen3(2, 16, 1, 70, hidden_act="gelu_new", rms_norm_eps=1e-3)
+    ),
     "t5": Case("T5ForConditionalGeneration", "T5Config", t5(2, 32, 4, 90, d_kv=8)),
     "t5-narrow-heads": Case("T5ForConditionalGeneration", "T5Config", t5(3, 32, 3, 70, d_kv=5, num_decoder_layers=2)),
     "t5-1.1": Case(

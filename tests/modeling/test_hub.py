@@ -160,6 +160,7 @@ def test_shards_and_half_precision_are_read(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- ours to theirs, and back
 
+QWEN3 = {"architecture": "decoder", "head_bias": False}
 OURS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", {"token_types": 2}, LM),
     "bert, no segments": ("BertForMaskedLM", {"layers": 3, "vocab_size": 64}, LM),
@@ -181,6 +182,18 @@ OURS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {"preset": "gpt2-124M"}, LM),
     "gpt2, untied": ("GPT2LMHeadModel", {"preset": "gpt2-124M", "tie_embeddings": False, "vocab_size": 66}, LM),
     "gpt": ("OpenAIGPTLMHeadModel", {"preset": "gpt", "ff_width": 128}, LM),
+    "qwen3": ("Qwen3ForCausalLM", {"preset": "modern-base", **QWEN3}, LM),
+    "qwen3, untied": (
+        "Qwen3ForCausalLM",
+        {"preset": "modern-base", **QWEN3, "tie_embeddings": False, "vocab_size": 131, "head_size": 18, "heads": 3},
+        LM,
+    ),
+    "qwen3, another base": (
+        "Qwen3ForCausalLM",
+        {"preset": "modern-base", **QWEN3, "activation": "geglu", "rotary_base": 700.0, "head_size": 6},
+        LM,
+    ),
+    "qwen3, shared layers": ("Qwen3ForCausalLM", {"preset": "modern-base", **QWEN3, "share_layers": True}, LM),
     "t5": ("T5ForConditionalGeneration", {"preset": "t5-small", "head_size": 5, "decoder_layers": 1, **T5_OPTIONS}, LM),
     "t5, shared stacks": (
         "T5ForConditionalGeneration",
@@ -234,6 +247,7 @@ def test_the_auto_classes_find_the_model(tmp_path: Path) -> None:
     for name, auto in {
         "bert": "AutoModelForMaskedLM",
         "gpt2": "AutoModelForCausalLM",
+        "qwen3": "AutoModelForCausalLM",
         "t5": "AutoModelForSeq2SeqLM",
     }.items():
         hub_class, fields, head = OURS[name]

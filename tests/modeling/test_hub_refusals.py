@@ -13,11 +13,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modeling.architecture import TransformerConfig, preset
+from modeling.architecture import TransformerConfig, model_config, preset
 from modeling.checkpoint import build_model, save_model
 from modeling.errors import ConfigError
 from modeling.hub import FAMILIES, export_model, family_of, import_model
-from modeling.hub.family import TRAINING_ONLY, WRITTEN_OUT
+from modeling.hub.family import PUBLISHED, TRAINING_ONLY, WRITTEN_OUT
 from tests.modeling.hub_models import LM, SHAPE, their_model
 
 
@@ -35,6 +35,7 @@ def test_a_model_of_no_family_is_refused_by_its_fields(tmp_path: Path) -> None:
     # of the kinds that are encoders XLNet's has the fewest other differences
     for part in ("tried albert, bert", "nearest is xlnet: norm is rmsnorm, expected layernorm", "positions is rotary"):
         assert part in message
+    assert message.endswith("set these fields as expected, or train a published shape: model=bert-mini")
     assert not (tmp_path / "b").exists() and not list(tmp_path.glob(".*"))
 
 
@@ -56,6 +57,21 @@ def test_the_field_in_the_way_is_named(fields: dict[str, Any], part: str) -> Non
     with pytest.raises(ConfigError, match="no family of the Hub can express this model") as caught:
         family_of(config, LM)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), PUBLISHED.items())
+def test_the_shape_that_a_refusal_advises_can_be_exported(kind: tuple[str, str], name: str) -> None:
+    config, head = preset(name, vocab_size=90), {"name": kind[1], "settings": {}}
+    assert config.architecture == kind[0] and family_of(config, head)
+    changed_config = TransformerConfig.model_validate({**SHAPE, "architecture": kind[0], "positions": "none"})
+    with pytest.raises(ConfigError, match=f"set these fields as expected, .*: model={name}$"):
+        family_of(changed_config, head)
+
+
+@pytest.mark.parametrize("name", ["prefix-lm-base", "word2vec", "elmo"])
+def test_an_architecture_without_a_class_gets_no_false_advice(name: str) -> None:
+    with pytest.raises(ConfigError, match="the Hub has no class for architecture .*, only for decoder, encoder, "):
+        family_of(model_config(name).with_vocabulary(90), LM)
 
 
 def test_robertas_positions_begin_after_the_pad_id() -> None:

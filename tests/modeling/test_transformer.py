@@ -167,6 +167,17 @@ def test_position_ids_take_the_place_of_the_order():
         assert torch.allclose(moved, model(ids)[:, shuffled], atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_model_cast_to_bfloat16_runs(positions: str):
+    model, ids = made(positions=positions, norm_placement="pre"), torch.randint(100, (2, 9))
+    with torch.inference_mode():
+        expected = model(ids)
+        found = model.bfloat16()(ids)
+    assert found.dtype == torch.bfloat16
+    # bfloat16 has 8 bits: a rounding is up to 0.4 %, and some ten of them follow each other here
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+
+
 def test_rotary_products_depend_on_distance_alone():
     config = TransformerConfig(**SMALL, positions="rotary")
     turns = rotary_turns(config)

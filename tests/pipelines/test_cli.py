@@ -183,6 +183,9 @@ def test_help_lists_every_command_of_the_contract(command: Any) -> None:
         "report",
         "ui",
         "recipes",
+        "generate",
+        "fill",
+        "export",
     ]:
         assert f"  {name} " in text
     settings = json.loads(command("recipes", "bert", "--json").stdout)

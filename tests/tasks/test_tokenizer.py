@@ -78,6 +78,9 @@ def test_byte_bpe_is_lossless(corpus: Path, tmp_path: Path) -> None:
     assert info["unk_rate"] == 0 and info["lowercase"] is False
     for text in ("A value, of  two spaces\n", "Zürich 東京 🙂\0"):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
+    before, after = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("The", " is"))
+    masked = tokenizer.encode("The <mask> is", add_special_tokens=False).ids
+    assert masked == [*before, 4, *after], "a mask takes the space before it, RoBERTa's does"
 
 
 def test_gpt2_ends_texts_with_one_token(corpus: Path, tmp_path: Path) -> None:
