@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -24,10 +24,22 @@ from tasks.pretrain import Pretrain
 from tasks.report import Report
 from tasks.tokenizer import TrainTokenizer
 
-IngestSettings = settings_of(Ingest, "source")
-TokenizerSettings = settings_of(TrainTokenizer)
-ExamplesSettings = settings_of(MakeExamples, "objective")
-BaselineSettings = settings_of(NGramBaseline)
+if TYPE_CHECKING:  # a class made at run time is no type to a checker
+
+    class IngestSettings(Config): ...
+
+    class TokenizerSettings(Config): ...
+
+    class ExamplesSettings(Config):
+        masking: str = ""
+
+    class BaselineSettings(Config): ...
+
+else:
+    IngestSettings = settings_of(Ingest, "source")
+    TokenizerSettings = settings_of(TrainTokenizer)
+    ExamplesSettings = settings_of(MakeExamples, "objective")
+    BaselineSettings = settings_of(NGramBaseline)
 
 
 class PretrainingConfig(Config):
@@ -41,11 +53,11 @@ class PretrainingConfig(Config):
     downstream_dir: str = Field("", description="folder with the tasks' files (GLUE's layouts)")
     scale: Scale = Field("cpu", description="size and budget together")
     seed: int = Field(0, ge=0, description="of the weights and the samples' order and masks")
-    ingest: IngestSettings = IngestSettings()  # type: ignore[valid-type]
-    tokenizer: TokenizerSettings = TokenizerSettings()  # type: ignore[valid-type]
+    ingest: IngestSettings = IngestSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
     objective: AnyObjective = Masked(kind="mlm")
-    examples: ExamplesSettings = ExamplesSettings()  # type: ignore[valid-type]
-    baseline: BaselineSettings = BaselineSettings()  # type: ignore[valid-type]
+    examples: ExamplesSettings = ExamplesSettings()
+    baseline: BaselineSettings = BaselineSettings()
     model: AnyModel = TransformerConfig()
     pretrain: LoopConfig = LoopConfig()
     finetune: DownstreamSettings = DownstreamSettings()

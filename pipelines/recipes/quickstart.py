@@ -42,7 +42,7 @@ class QuickstartConfig(Config):
     # A mask rate of 0.2 gives a third more labels a step than 0.15 and costs such a small model nothing.
     objective: AnyObjective = Masked(kind="mlm", mask_rate=0.2)
     examples: ExamplesSettings = ExamplesSettings()  # type: ignore[valid-type]
-    baseline: BaselineSettings = BaselineSettings()  # type: ignore[valid-type]
+    baseline: BaselineSettings = BaselineSettings()
     model: AnyModel = TransformerConfig.model_validate({"preset": "modern-tiny", "max_length": 128})
     pretrain: LoopConfig = LoopConfig(steps=2500, batch_size=32, peak_lr=4e-3, warmup_share=0.04, precision="bf16")
     finetune: DownstreamSettings = DownstreamSettings(
