@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import dial, paper
+from pipelines.recipes.scale import dial, features, paper
 
 SCALES: dict[str, dict[str, Any]] = {
     **{
@@ -24,6 +24,7 @@ SCALES: dict[str, dict[str, Any]] = {
                 "hidden": 2 * dial(scale)["model"]["width"],
                 "dropout": 0.0,
             },
+            "finetune": features(scale),
             "pretrain": {**dial(scale)["pretrain"], "precision": "fp32"},
         }
         for scale in ("cpu", "gpu", "base")

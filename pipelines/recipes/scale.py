@@ -94,6 +94,12 @@ def shape(layers: int, gated: bool = False) -> dict[str, Any]:
     }
 
 
+def features(scale: str) -> dict[str, Any]:
+    """The section `finetune` where the trunk stays as it is: a linear layer alone learns at a much higher rate."""
+    section = dial(scale)["finetune"]
+    return {**section, "loop": {**section["loop"], "peak_lr": 0.02, "most_steps": 1500}}
+
+
 def paper(model: dict[str, Any], **sections: Any) -> dict[str, Any]:
     """The sections of a published run: its model, and what else the recipe says."""
     return {

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import dial, paper
+from pipelines.recipes.scale import dial, features, paper
 
 SCALES: dict[str, dict[str, Any]] = {
     **{
@@ -19,6 +19,7 @@ SCALES: dict[str, dict[str, Any]] = {
             **dial(scale),
             "objective": {"kind": "skip-gram"},
             "model": {"preset": "word2vec", "width": dial(scale)["model"]["width"]},
+            "finetune": features(scale),
             # a row has no attention, so it may be long; the vectors are few parameters with much to see
             "pretrain": {**dial(scale)["pretrain"], "peak_lr": 1e-2, "weight_decay": 0.0, "precision": "fp32"},
         }
