@@ -25,14 +25,18 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Tokens at most.")] = 64,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", metavar="T", help="0: the most probable token each time. [default: 1]"),
+        typer.Option(
+            "--temperature",
+            metavar="T",
+            help="0: the most probable token each time. [default: 0; 1 with --top-k, --top-p, --seed or --count]",
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Draw from the K most probable tokens.")] = 0,
     top_p: Annotated[
         float, typer.Option("--top-p", metavar="P", help="Draw from the fewest tokens of probability P together.")
     ] = 1.0,
     beams: Annotated[int, typer.Option("--beams", metavar="N", help="2 or more: beam search.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Same seed, same text.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Same seed, same text. [default: 0]")] = None,
     count: Annotated[int, typer.Option("--count", metavar="N", help="Texts to write.")] = 1,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -48,8 +52,11 @@ def generate(
     from modeling.generation import Generation, check_writes
     from modeling.generation import generate as write
 
-    asked = {"max_new_tokens": max_new_tokens, "top_k": top_k, "top_p": top_p, "beams": beams, "seed": seed}
-    asked |= {"count": count} | ({} if temperature is None else {"temperature": temperature})
+    asked = {"max_new_tokens": max_new_tokens, "top_k": top_k, "top_p": top_p, "beams": beams, "seed": seed or 0}
+    if temperature is None:  # chance only where it is asked for, as `generate` of the Hub's library has it
+        by_chance = top_k or top_p < 1 or seed is not None or count > 1
+        temperature = 1.0 if by_chance or beams > 1 else 0.0
+    asked |= {"count": count, "temperature": temperature}
     _settings(Generation, asked)  # before the model is read
     loaded = load_text_model(folder)
     check_writes(loaded.model)

@@ -143,7 +143,7 @@ def test_an_exported_model_is_a_model_of_the_hub_and_comes_back(
 
     cache = str(tmp_path / "cache")
     monkeypatch.setenv("TRIPTYCH_CACHE", cache)
-    words = ("generate", "./hub", "The cat", "--temperature", "0", "--max-new-tokens", "12", "--json")
+    words = ("generate", "./hub", "The cat", "--max-new-tokens", "12", "--json")  # greedy unless asked otherwise
     found = [json.loads(main(*words).stdout) for _ in range(2)]
     assert found[0]["ids"] == found[1]["ids"] == greedy[: len(found[0]["ids"])]
     assert found[0]["model"] == found[1]["model"] and found[0]["model"].startswith(cache)
