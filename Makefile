@@ -21,7 +21,7 @@ PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help env run test soak checks format bench bench-peers pins clean
+.PHONY: help env run test soak checks format bench bench-models bench-collators bench-peers pins clean
 
 help:
 	@echo "make env      the environment in $(VENV): once, and again when pyproject.toml or constraints.txt change"
@@ -30,6 +30,8 @@ help:
 	@echo "make soak     env, then the tests that take minutes"
 	@echo "make checks   env, then ruff, format, types"
 	@echo "make bench    env, then the benchmarks of the machinery"
+	@echo "make bench-models      training steps beside Hugging Face's models"
+	@echo "make bench-collators   batches beside Hugging Face's collators, and what padding costs"
 	@echo "make bench-peers   the same in DVC and Metaflow, in an environment of their own (.venv-bench)"
 	@echo "make format   let ruff put the code in order"
 
@@ -84,6 +86,12 @@ format: env
 
 bench: env
 	$(BIN)/python -m benchmarks.machinery $(ARGS)
+
+bench-models: env
+	$(BIN)/python -m benchmarks.models $(ARGS)
+
+bench-collators: env
+	$(BIN)/python -m benchmarks.collators $(ARGS)
 
 bench-peers: env
 	[ -x .venv-bench/bin/python ] || $(BIN)/python -m venv .venv-bench

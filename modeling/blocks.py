@@ -7,12 +7,11 @@ Queries, keys and values of self-attention come from one matrix product; what is
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig
 from modeling.cache import LayerCache
-from modeling.kernels import attention, packed_attention, rms_norm, rotate
+from modeling.kernels import activate, attention, gated, packed_attention, rms_norm, rotate
 from modeling.masks import Visibility
 
 
@@ -125,18 +124,8 @@ class FeedForward(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         h = self.input(x_BLD)
         if "glu" in self.activation:
-            gate, value = h.chunk(2, -1)
-            return self.output(activate(gate, self.activation) * value)
+            return self.output(gated(h, self.activation))
         return self.output(activate(h, self.activation))
-
-
-def activate(x: Tensor, name: str) -> Tensor:
-    """The activation of that name; for a gated one that of its gate. `-tanh` is GELU's tanh form (GPT-2, T5 1.1)."""
-    if name == "relu":
-        return F.relu(x)
-    if name == "swiglu":
-        return F.silu(x)
-    return F.gelu(x, approximate="tanh" if name.endswith("-tanh") else "none")
 
 
 class Block(nn.Module):

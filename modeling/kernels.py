@@ -8,8 +8,10 @@ kernels are used.
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -17,15 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from modeling.masks import Visibility
 
 PLAIN_ATTENTION_BYTES = 1 << 28
 """Largest attention weights of a layer that CPU attention may hold for the sake of speed."""
-FLASH_KEYS_FP32 = 192
-"""From more keys on, fp32 attention without causal mask or learnt bias is as fast in torch's kernels."""
-ROWS_OF_HEADS = 8
-"""Heads times rows of the batch that fp32 attention on a CPU takes at once: their scores fit the cache."""
+FLASH_SCORES_FP32 = 192 * 192
+"""From more scores a head on, fp32 attention without causal mask or learnt bias is as fast in torch's kernels."""
+HEADS_AT_ONCE_FP32 = 16
+"""Rows of the batch times heads that fp32 attention on a CPU takes at once."""
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -71,6 +75,50 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps).to(dtype)
 
 
+def activate(x: Tensor, name: str) -> Tensor:
+    """The activation of that name; for a gated one that of its gate. `-tanh` is GELU's tanh form (GPT-2, T5 1.1)."""
+    if name == "relu":
+        return F.relu(x)
+    if name == "swiglu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh" if name.endswith("-tanh") else "none")
+
+
+class _Gated(torch.autograd.Function):
+    """Both halves' gradients are written where they belong: autograd would make two tensors and join them."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, name: str) -> Tensor:
+        gate, value = h.chunk(2, -1)
+        activated = activate(gate, name)
+        ctx.save_for_backward(h, activated)
+        ctx.name = name
+        return activated * value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        h, activated = ctx.saved_tensors
+        gate, value = h.chunk(2, -1)
+        d_h = torch.empty_like(h)
+        d_gate, d_value = d_h.chunk(2, -1)
+        torch.mul(g, activated, out=d_value)
+        if ctx.name == "swiglu":
+            torch.ops.aten.silu_backward.grad_input(g * value, gate, grad_input=d_gate)
+        else:
+            form = "tanh" if ctx.name.endswith("-tanh") else "none"
+            torch.ops.aten.gelu_backward.grad_input(g * value, gate, approximate=form, grad_input=d_gate)
+        return d_h, None
+
+
+def gated(h: Tensor, name: str) -> Tensor:
+    """activation(first half) · second half of the last dimension (Shazeer 2020, arXiv:2002.05202)."""
+    if h.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _Gated.apply(h, name)
+    gate, value = h.chunk(2, -1)
+    return activate(gate, name) * value
+
+
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Rotary positions: pairs (2i, 2i + 1) of the last dimension, as complex numbers, times `turn` (complex64)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
@@ -90,6 +138,10 @@ def attention(
         return _Attention.apply(scale, visible, bias, q[None], k[None], v[None])
     learnt_bias = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     L, K = q.shape[2], k.shape[2]
+    if q.device.type == "cuda" and bias is None and not dropout and _blocks_worth_it(visible, L, K):
+        flex = _compiled_flex_attention()
+        if flex is not None:
+            return flex(q, k, v, block_mask=block_mask(visible, L, K), scale=scale)
     if not learnt_bias:
         mask = visible.allowed
         if bias is not None:
@@ -119,6 +171,52 @@ def packed_attention(
     return attention(q, k, v, visible, scale, dropout, bias)
 
 
+FLEX_LENGTH = 256
+"""From here on, packed rows on a GPU leave out whole blocks of scores; blocks are of 128."""
+_block_masks: Any = WeakTensorKeyDictionary()
+
+
+def _blocks_worth_it(visible: Visibility, queries: int, keys: int) -> bool:
+    """Whether a mask differs from query to query (documents packed into a row), over more than a block or two."""
+    return visible.allowed is not None and visible.allowed.shape[-2] == queries >= FLEX_LENGTH <= keys
+
+
+def block_mask(visible: Visibility, queries: int, keys: int) -> BlockMask:
+    """flex_attention's form of `visible.allowed`; made once for all layers of a step."""
+    assert visible.allowed is not None
+    found = _block_masks.get(visible.allowed)
+    if found is None:
+        allowed = _four(visible.allowed)
+        several, B = allowed.shape[0] > 1, allowed.shape[0]
+
+        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return allowed[b if several else 0, 0, q, k]
+
+        batch = B if several else None
+        found = create_block_mask(sees, batch, None, queries, keys, device=allowed.device)
+        _block_masks[visible.allowed] = found
+    return found
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., Any] | None:
+    """torch's attention over blocks, compiled; None where it does not compile or errs here, with a warning."""
+    try:
+        flex = torch.compile(flex_attention, dynamic=False)
+        q, k, v = torch.randn(3, 1, 2, 256, 64, device="cuda", dtype=torch.bfloat16).unbind(0)
+        half = torch.arange(256, device="cuda") // 100
+        visible = Visibility((half[:, None] == half)[None, None])
+        found = flex(q, k, v, block_mask=block_mask(visible, 256, 256), scale=0.125)
+        expected = F.scaled_dot_product_attention(q, k, v, visible.allowed, scale=0.125)
+        if torch.allclose(found, expected, atol=0.05):  # bf16 values of about 1
+            return flex
+        reason = "its results differ from those of SDPA"
+    except Exception as error:  # whatever a compiler can raise
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    warnings.warn(f"packed rows use SDPA with a mask, not flex_attention: {reason}", stacklevel=2)
+    return None
+
+
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
@@ -133,7 +231,7 @@ def _written_out(q: Tensor, k: Tensor, visible: Visibility, bias: Tensor | None,
     learnt_bias = bias is not None and bias.requires_grad
     if visible.causal and k.shape[2] != L:
         return False
-    if q.element_size() >= 4 and not (visible.causal or learnt_bias) and k.shape[2] > FLASH_KEYS_FP32:
+    if q.element_size() >= 4 and not (visible.causal or learnt_bias) and L * k.shape[2] > FLASH_SCORES_FP32:
         return False
     return q.element_size() * B * H * L * k.shape[2] <= PLAIN_ATTENTION_BYTES
 
@@ -141,8 +239,8 @@ def _written_out(q: Tensor, k: Tensor, visible: Visibility, bias: Tensor | None,
 class _Attention(torch.autograd.Function):
     """Attention whose weights are kept for the backward pass; above the diagonal of a causal one none are made.
 
-    Works through tiles: some rows of the batch (as many as suit the cache and the matrix products), and for
-    causal attention so many queries at a time, with the keys up to the last of them.
+    Works through tiles: some rows of the batch, and for causal attention so many queries at a time, with the
+    keys up to the last of them.
 
     Takes tensors [n, B, H, L, d], stacked queries, keys and values: one of all three, or one of each.
     """
@@ -151,77 +249,91 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, scale: float, visible: Visibility, bias: Tensor | None, *packs: Tensor) -> Tensor:
         q, k, v = (x for pack in packs for x in pack.unbind(0))
         B, H, L, d = q.shape
-        tiles = list(_tiles(B, H, L, k.shape[2], visible.causal, q.dtype))
-        q, k, v = (x.reshape(B * H, -1, d) for x in (q * scale, k, v))
         out_BLHd = q.new_empty(B, L, H, d)
         hidden = None if visible.allowed is None else ~_four(visible.allowed)
         added = None if bias is None else _four(bias).to(q.dtype)
         weights = []
         with torch.autocast("cpu", enabled=False):
-            for rows, queries, keys in tiles:
-                heads = slice(rows.start * H, rows.stop * H)
-                s = torch.bmm(q[heads, queries], k[heads, keys].transpose(1, 2))
-                s_BHLK = s.view(-1, H, *s.shape[1:])
-                if added is not None:
-                    s_BHLK += _part(added, rows, queries, keys)
-                if hidden is not None:
-                    s_BHLK.masked_fill_(_part(hidden, rows, queries, keys), torch.finfo(s.dtype).min)
-                elif visible.causal:
-                    diagonal = s[:, :, queries.start :]
-                    above = torch.ones(diagonal.shape[1:], dtype=torch.bool).triu(1)
-                    diagonal.masked_fill_(above, float("-inf"))
-                torch.softmax(s, -1, out=s)
-                out_BLHd[rows, queries].transpose(1, 2).copy_(torch.bmm(s, v[heads, keys]).view(-1, H, s.shape[1], d))
-                weights.append(s)
-        ctx.save_for_backward(bias, q, k, v, *weights)
-        ctx.scale, ctx.tiles = scale, tiles
-        ctx.like = [torch.empty_like(pack, device="meta") for pack in packs]  # sizes and strides
+            for rows in _row_tiles(q):
+                q_, k_, v_ = (x[rows].reshape(-1, *x.shape[2:]) for x in (q, k, v))
+                for queries, keys in _query_tiles(q, k, visible.causal):
+                    s = _product(q_[:, queries], k_[:, keys].transpose(1, 2), scale)
+                    s_BHLK = s.view(-1, H, *s.shape[1:])
+                    if added is not None:
+                        s_BHLK += _part(added, rows, queries, keys)
+                    if hidden is not None:
+                        s_BHLK.masked_fill_(_part(hidden, rows, queries, keys), torch.finfo(s.dtype).min)
+                    elif visible.causal:
+                        diagonal = s[:, :, queries.start :]
+                        diagonal.masked_fill_(~_causal(diagonal.shape[1], diagonal.shape[2], s.device), float("-inf"))
+                    torch.softmax(s, -1, out=s)
+                    out = torch.bmm(s, v_[:, keys])
+                    out_BLHd[rows, queries].transpose(1, 2).copy_(out.view(-1, H, *out.shape[1:]))
+                    weights.append(s)
+        ctx.save_for_backward(bias, *packs, *weights)
+        ctx.scale, ctx.causal, ctx.packs = scale, visible.causal, len(packs)
         return out_BLHd.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        bias, q, k, v, *weights = ctx.saved_tensors
-        B, H, L, d = g.shape
-        g = g.reshape(B * H, L, d)
-        d_packs = [q.new_empty_strided(like.shape, like.stride()) for like in ctx.like]
+        bias, *saved = ctx.saved_tensors
+        packs, weights = saved[: ctx.packs], iter(saved[ctx.packs :])
+        d_packs = [torch.empty_like(pack) for pack in packs]
+        q, k, v = (x for pack in packs for x in pack.unbind(0))
         dq, dk, dv = (x for pack in d_packs for x in pack.unbind(0))
+        H = g.shape[1]
         d_bias = None
         if ctx.needs_input_grad[2]:
             d_bias = torch.zeros_like(_four(bias), dtype=torch.promote_types(bias.dtype, torch.float32))
         with torch.autocast("cpu", enabled=False):
-            for (rows, queries, keys), p in zip(ctx.tiles, weights, strict=True):
-                heads = slice(rows.start * H, rows.stop * H)
-                g_tile = g[heads, queries]
-                ds = torch.bmm(g_tile, v[heads, keys].transpose(1, 2))
-                ds = torch._softmax_backward_data(ds, p, -1, p.dtype)
-                if d_bias is not None:
-                    part = _part(d_bias, rows, queries, keys)
-                    part += ds.view(-1, H, *ds.shape[1:]).sum_to_size(part.shape)
-                dq_tile = torch.bmm(ds, k[heads, keys]).view(-1, H, ds.shape[1], d)
-                torch.mul(dq_tile, ctx.scale, out=dq[rows, :, queries])
-                dk_tile = torch.bmm(ds.transpose(1, 2), q[heads, queries])  # these queries are scaled
-                dv_tile = torch.bmm(p.transpose(1, 2), g_tile)
-                # The last queries come first and see all keys: that tile writes, the others add.
-                for total, tile in ((dk, dk_tile), (dv, dv_tile)):
-                    tile = tile.view(-1, H, *tile.shape[1:])
-                    if queries.stop == L:
-                        total[rows, :, keys] = tile
-                    else:
-                        total[rows, :, keys] += tile
+            for rows in _row_tiles(q):
+                q_, k_, v_, g_ = (x[rows].reshape(-1, *x.shape[2:]) for x in (q, k, v, g))
+                dk_, dv_ = torch.empty_like(k_), torch.empty_like(v_)
+                for queries, keys in _query_tiles(q, k, ctx.causal):
+                    p = next(weights)
+                    g_tile = g_[:, queries]
+                    ds = torch.bmm(g_tile, v_[:, keys].transpose(1, 2))
+                    ds = torch._softmax_backward_data(ds, p, -1, p.dtype)
+                    if d_bias is not None:
+                        part = _part(d_bias, rows, queries, keys)
+                        part += ds.view(-1, H, *ds.shape[1:]).sum_to_size(part.shape)
+                    dq_tile = _product(ds, k_[:, keys], ctx.scale)
+                    dq[rows, :, queries] = dq_tile.view(-1, H, *dq_tile.shape[1:])
+                    # The last queries come first and see all keys: that tile writes, the others add.
+                    for total, left, right in ((dk_, ds, q_[:, queries]), (dv_, p, g_tile)):
+                        if queries.stop == q.shape[2]:
+                            torch.bmm(left.transpose(1, 2), right, out=total)
+                        else:
+                            total[:, keys] += torch.bmm(left.transpose(1, 2), right)
+                dk_.mul_(ctx.scale)
+                dk[rows], dv[rows] = dk_.view(dk[rows].shape), dv_.view(dv[rows].shape)
         d_bias = None if d_bias is None else d_bias.view(bias.shape).to(bias.dtype)
         return None, None, d_bias, *d_packs
 
 
-def _tiles(B: int, H: int, L: int, K: int, causal: bool, dtype: torch.dtype) -> Iterator[tuple[slice, slice, slice]]:
-    """Slices of batch, queries and keys. Sizes as measured: fp32 products like the cache, bf16's (AMX) bulk."""
-    half = dtype.itemsize < 4
-    at_once = B if half else max(1, ROWS_OF_HEADS // H)
-    step = (256 if half else 128) if causal and L == K else L
-    for first in range(0, B, at_once):
-        for last in range(L, 0, -step):
-            queries = slice(max(0, last - step), last)
-            yield slice(first, min(B, first + at_once)), queries, slice(0, last if causal and L == K else K)
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale · a b, of [N, ., .]."""
+    out = a.new_empty(len(a), a.shape[1], b.shape[2])
+    return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
+
+
+def _row_tiles(q_BHLd: Tensor) -> Iterator[slice]:
+    """Rows of the batch at a time: in bf16 all, in fp32 as many as stay in the cache, and not one by one, either.
+
+    Each product ends with its threads waiting for each other, which takes long where others use the processor.
+    """
+    B = len(q_BHLd)
+    at_once = max(1, HEADS_AT_ONCE_FP32 // q_BHLd.shape[1]) if q_BHLd.element_size() >= 4 else B
+    return (slice(first, min(B, first + at_once)) for first in range(0, B, at_once))
+
+
+def _query_tiles(q_BHLd: Tensor, k_BHLd: Tensor, causal: bool) -> Iterator[tuple[slice, slice]]:
+    """Queries and the keys that they may see: all, or in a causal row a stretch of queries, from the last one."""
+    L = q_BHLd.shape[2]
+    step = (128 if q_BHLd.element_size() >= 4 else 256) if causal else L
+    for last in range(L, 0, -step):
+        yield slice(max(0, last - step), last), slice(0, last if causal else k_BHLd.shape[2])
 
 
 def _four(x: Tensor) -> Tensor:
