@@ -149,7 +149,7 @@ def test_ui_names_a_port_in_use(command: Any, text: Path) -> None:
     ("name", "content", "said"),
     [
         ("empty.txt", b"", "empty"),
-        ("broken.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000)[:-20], "broken.jsonl.gz"),
+        ("broken.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:-20], "broken.jsonl.gz"),
         ("bad.txt", b"good line\n\n\xff\xfe bad\n", "UTF-8"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "bad.jsonl"),
         ("field.jsonl", b'{"txt": "a"}\n', "text"),
