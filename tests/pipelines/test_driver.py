@@ -104,9 +104,13 @@ def test_ctrl_c_cancels_cleanly(tmp_path: Path, text: Path) -> None:
 def test_cancel_and_status_from_another_shell(tmp_path: Path, text: Path, command: Any) -> None:
     process = start(tmp_path, text, "train.steps=2000", "train.step_seconds=0.05", "tracking=off")
     wait_until(lambda: list((tmp_path / "store" / "scratch").rglob("state.json")))
-    found = json.loads(command("status", "latest", "--store", "store", "--json").stdout)
-    assert found["state"] == "running"
-    assert {s["stage"]: s["state"] for s in found["stages"]}["train"] == "running"
+
+    def trains() -> bool:  # the driver writes its record some moments after a stage has begun
+        found = json.loads(command("status", "latest", "--store", "store", "--json").stdout)
+        assert found["state"] == "running"
+        return {s["stage"]: s["state"] for s in found["stages"]}["train"] == "running"
+
+    wait_until(trains)
     cancelled = command("cancel", "latest", "--store", "store", "--json")
     assert json.loads(cancelled.stdout)["state"] == "cancelled", cancelled.stderr
     finish(process, 130)
