@@ -33,7 +33,7 @@ from cluster.errors import BadConfig
 from tasks.objectives.base import IGNORED, Vocabulary
 
 ARCHITECTURES = ("encoder-decoder", "prefix-lm", "decoder")
-_BLOCK_TOKENS = 1 << 15
+BLOCK_TOKENS = 1 << 15
 
 
 def convert(
@@ -163,7 +163,7 @@ def _by_document(
 
 
 def in_blocks(
-    make: Callable[..., dict[str, np.ndarray]], *arrays: np.ndarray, tokens: int = _BLOCK_TOKENS
+    make: Callable[..., dict[str, np.ndarray]], *arrays: np.ndarray, tokens: int = BLOCK_TOKENS
 ) -> dict[str, np.ndarray]:
     """`make(*arrays)` by some rows at a time, where no row's result depends on another's.
 

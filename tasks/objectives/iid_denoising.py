@@ -34,15 +34,14 @@ noise_density 0.4:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cluster.errors import BadConfig
-from tasks.objectives.base import Objective, Vocabulary, documents
-from tasks.objectives.convert import in_blocks, packed
+from tasks.objectives.base import Vocabulary, documents
+from tasks.objectives.convert import packed
+from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import below, sample_words
 from tasks.objectives.span_corruption import paired_columns, sentinel_form
 from tasks.objectives.stretches import is_ordinary, row_lengths, runs
@@ -56,7 +55,7 @@ _MASKED_TENTHS = 9  # of the tokens that style `bert` chooses
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-class IidDenoising(Objective):
+class IidDenoising(PairedObjective):
     """The objective.
 
     Raises:
@@ -77,17 +76,6 @@ class IidDenoising(Objective):
         self.masks = masks
         self.widths = settings.lengths(length_tokens)
         self.columns = paired_columns(settings.documents_apart)
-
-    def draw(
-        self,
-        tokens_BR: np.ndarray,
-        seed: int,
-        epochs_B: np.ndarray,
-        indices_B: np.ndarray,
-        facts: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns inputs, targets int64 [B, L], and segments."""
-        return in_blocks(partial(self._draw, seed), tokens_BR, epochs_B, indices_B)
 
     def _draw(
         self, seed: int, tokens_BR: np.ndarray, epochs_B: np.ndarray, indices_B: np.ndarray

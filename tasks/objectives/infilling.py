@@ -24,15 +24,15 @@ full stop; the two masks beside that of 11 are put in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cluster.errors import BadConfig
-from tasks.objectives.base import Objective, Vocabulary, documents
-from tasks.objectives.convert import in_blocks, ragged
+from tasks.objectives.base import Vocabulary, documents
+from tasks.objectives.convert import ragged
+from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import sample_words
 from tasks.objectives.span_corruption import paired_columns
 from tasks.objectives.stretches import Stretches, is_ordinary, row_lengths, subsets
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SENTENCES, _LENGTHS, _PLACES = range(3)  # random streams
 
 
-class TextInfilling(Objective):
+class TextInfilling(PairedObjective):
     """The objective.
 
     Raises:
@@ -66,17 +66,6 @@ class TextInfilling(Objective):
         self._ends_sentence[vocabulary.special[: len(ends)]] = False
         self._thresholds = poisson_thresholds(settings.poisson_lambda)
         self.columns = paired_columns(settings.documents_apart)
-
-    def draw(
-        self,
-        tokens_BR: np.ndarray,
-        seed: int,
-        epochs_B: np.ndarray,
-        indices_B: np.ndarray,
-        facts: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns inputs, targets int64 [B, L], and segments."""
-        return in_blocks(partial(self._draw, seed), tokens_BR, epochs_B, indices_B)
 
     def _draw(
         self, seed: int, tokens_BR: np.ndarray, epochs_B: np.ndarray, indices_B: np.ndarray

@@ -24,14 +24,13 @@ of 10 tokens:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.objectives.base import Objective, Vocabulary, documents
-from tasks.objectives.convert import in_blocks, ragged
+from tasks.objectives.base import Vocabulary, documents
+from tasks.objectives.convert import ragged
+from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import below, sample_words
 from tasks.objectives.span_corruption import paired_columns
 from tasks.objectives.stretches import row_lengths
@@ -44,7 +43,7 @@ _STARTS, _FATES = 0, 1  # random streams
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-class MaskedSequenceToSequence(Objective):
+class MaskedSequenceToSequence(PairedObjective):
     """The objective; `draw` also gives target_positions int64 [B, Lt]."""
 
     settings: Settings
@@ -53,18 +52,6 @@ class MaskedSequenceToSequence(Objective):
         super().__init__(vocabulary, settings, length_tokens)
         self.widths = settings.lengths(length_tokens)
         self.columns = (*paired_columns(settings.documents_apart), "target_positions")
-
-    def draw(
-        self,
-        tokens_BR: np.ndarray,
-        seed: int,
-        epochs_B: np.ndarray,
-        indices_B: np.ndarray,
-        facts: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns inputs int64 [B, L], targets and target_positions int64 [B, Lt], and
-        segments; padding has target position 0."""
-        return in_blocks(partial(self._draw, seed), tokens_BR, epochs_B, indices_B)
 
     def _draw(
         self, seed: int, tokens_BR: np.ndarray, epochs_B: np.ndarray, indices_B: np.ndarray

@@ -28,14 +28,13 @@ A padded row, with documents_apart:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.objectives.base import Objective, Vocabulary, documents
-from tasks.objectives.convert import in_blocks, packed, ragged
+from tasks.objectives.base import Vocabulary, documents
+from tasks.objectives.convert import packed, ragged
+from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import below, sample_words
 from tasks.objectives.span_corruption import paired_columns
 from tasks.objectives.stretches import row_lengths
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from tasks.objectives.settings import Prefix as Settings
 
 
-class PrefixLanguageModel(Objective):
+class PrefixLanguageModel(PairedObjective):
     """The objective."""
 
     settings: Settings
@@ -52,17 +51,6 @@ class PrefixLanguageModel(Objective):
     def __init__(self, vocabulary: Vocabulary, settings: Settings, length_tokens: int) -> None:
         super().__init__(vocabulary, settings, length_tokens)
         self.columns = paired_columns(settings.documents_apart)
-
-    def draw(
-        self,
-        tokens_BR: np.ndarray,
-        seed: int,
-        epochs_B: np.ndarray,
-        indices_B: np.ndarray,
-        facts: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns inputs, targets int64 [B, L], and segments."""
-        return in_blocks(partial(self._draw, seed), tokens_BR, epochs_B, indices_B)
 
     def _draw(
         self, seed: int, tokens_BR: np.ndarray, epochs_B: np.ndarray, indices_B: np.ndarray

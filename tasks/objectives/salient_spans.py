@@ -19,15 +19,13 @@ Worked example (seed 0, epoch 0, index 1; asserted by a test), pad 0, EOS 1, sen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cluster.errors import BadConfig
-from tasks.objectives.base import Objective, Vocabulary
-from tasks.objectives.convert import in_blocks
+from tasks.objectives.base import Vocabulary
+from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import below, sample_words
 from tasks.objectives.salience import pieces_of, salient_spans
 from tasks.objectives.span_corruption import paired_columns, sentinel_form
@@ -41,7 +39,7 @@ _ORDER, _FALLBACK = 0, 1  # random streams
 _FALLBACK_TOKENS = 3  # T5's mean span
 
 
-class SalientSpans(Objective):
+class SalientSpans(PairedObjective):
     """The objective.
 
     Raises:
@@ -63,17 +61,6 @@ class SalientSpans(Objective):
             raise BadConfig(f"objective salient-spans: {problem}", "make the examples again") from problem
         self.widths = settings.lengths(length_tokens)
         self.columns = paired_columns(settings.documents_apart)
-
-    def draw(
-        self,
-        tokens_BR: np.ndarray,
-        seed: int,
-        epochs_B: np.ndarray,
-        indices_B: np.ndarray,
-        facts: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns inputs int64 [B, L], targets int64 [B, target_tokens], and segments."""
-        return in_blocks(partial(self._draw, seed), tokens_BR, epochs_B, indices_B)
 
     def _draw(
         self, seed: int, tokens_BR: np.ndarray, epochs_B: np.ndarray, indices_B: np.ndarray

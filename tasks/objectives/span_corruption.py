@@ -40,15 +40,14 @@ With documents_apart, two documents:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cluster.errors import BadConfig
 from tasks.objectives.base import Objective, Vocabulary, documents
-from tasks.objectives.convert import in_blocks, ragged
+from tasks.objectives.convert import ragged
+from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import below, sample_words
 from tasks.objectives.stretches import Stretches, is_ordinary, row_lengths, subsets
 
@@ -57,10 +56,9 @@ if TYPE_CHECKING:
 
 _CUTS, _ROLL = 0, 1  # random streams
 _PHASES = 3  # words of a row that the sharing out takes
-_BLOCK_TOKENS = 1 << 18  # its steps go with the spans of a row, not with the rows: larger blocks than others'
 
 
-class SpanCorruption(Objective):
+class SpanCorruption(PairedObjective):
     """The objective.
 
     Raises:
@@ -68,6 +66,7 @@ class SpanCorruption(Objective):
     """
 
     settings: Settings
+    block_tokens = 1 << 18  # its steps go with the spans of a row, not with the rows: larger blocks than others'
 
     def __init__(self, vocabulary: Vocabulary, settings: Settings, length_tokens: int) -> None:
         super().__init__(vocabulary, settings, length_tokens)
@@ -87,17 +86,6 @@ class SpanCorruption(Objective):
             )
         self.widths = settings.lengths(length_tokens)
         self.columns = paired_columns(settings.documents_apart)
-
-    def draw(
-        self,
-        tokens_BR: np.ndarray,
-        seed: int,
-        epochs_B: np.ndarray,
-        indices_B: np.ndarray,
-        facts: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Objective.draw`. Returns inputs int64 [B, Li], targets int64 [B, Lt], and segments."""
-        return in_blocks(partial(self._draw, seed), tokens_BR, epochs_B, indices_B, tokens=_BLOCK_TOKENS)
 
     def _draw(
         self, seed: int, tokens_BR: np.ndarray, epochs_B: np.ndarray, indices_B: np.ndarray
