@@ -23,28 +23,36 @@ CHUNK_ROWS = {torch.bfloat16: 512, torch.float16: 512}
 CHUNK_ROWS_FP32 = 256
 KEPT_BYTES = 1 << 28
 """Of logit gradients, until they become a gradient of the matrix: each such step passes over all of it."""
+FAR_NATS = 80.0
+"""Beyond this a float32 probability says too little of its own logarithm."""
 PLAIN_BYTES_CUDA = 1 << 30
 """On a GPU the plain formula is used below this size of fp32 logits: fewer, larger kernels."""
 
 
-def linear_cross_entropy(states_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+def linear_cross_entropy(
+    states_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, labels_N: Tensor, vocab_size: int | None = None
+) -> Tensor:
     """Σ over n of −log softmax(states · weightᵀ + bias)[label], in nats: a float32 (or float64) scalar.
 
     Args:
         states_NE: any float dtype; weight_VE, bias_V: of the output layer; labels_N: int64, none ignored.
+        vocab_size: rows of the weight from here on are padding, of probability 0; None: there are none.
     """
     N, V = len(states_NE), len(weight_VE)
     small = states_NE.device.type == "cuda" and 4 * N * V <= PLAIN_BYTES_CUDA
     needs_gradient = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (states_NE, weight_VE, bias_V)
     )
+    padded = vocab_size if bias_V is None and vocab_size is not None and vocab_size < V else V
     if N == 0 or small or torch.compiler.is_compiling():
         logits_NV = F.linear(states_NE, weight_VE, bias_V)
+        if padded < V:
+            logits_NV = logits_NV.index_fill(1, torch.arange(padded, V, device=logits_NV.device), float("-inf"))
         return F.cross_entropy(logits_NV.to(_exact(logits_NV.dtype)), labels_N, reduction="sum")
     dtype = compute_dtype(states_NE)
     if not needs_gradient:
-        return _loss_only(states_NE, weight_VE, bias_V, labels_N, dtype)
-    return _LinearCrossEntropy.apply(states_NE, weight_VE, bias_V, labels_N, dtype)
+        return _loss_only(states_NE, weight_VE, bias_V, labels_N, padded, dtype)
+    return _LinearCrossEntropy.apply(states_NE, weight_VE, bias_V, labels_N, padded, dtype)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
@@ -56,20 +64,24 @@ def _rows(dtype: torch.dtype) -> int:
     return CHUNK_ROWS.get(dtype, CHUNK_ROWS_FP32)
 
 
-def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, padded: int, out: Tensor | None = None) -> Tensor:
     if bias is None:
-        return torch.mm(states, weight.t(), out=out)
+        logits = torch.mm(states, weight.t(), out=out)
+        logits[:, padded:] = float("-inf")
+        return logits
     return torch.addmm(bias, states, weight.t(), out=out)
 
 
-def _loss_only(states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype) -> Tensor:
+def _loss_only(
+    states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, padded: int, dtype: torch.dtype
+) -> Tensor:
     with torch.autocast(states.device.type, enabled=False):
         states, weight = states.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         loss = torch.zeros((), dtype=_exact(dtype), device=states.device)
         for begin in range(0, len(states), _rows(dtype)):
             rows = slice(begin, begin + _rows(dtype))
-            logits = _logits(states[rows], weight, bias).to(loss.dtype)
+            logits = _logits(states[rows], weight, bias, padded).to(loss.dtype)
             loss += F.cross_entropy(logits, labels[rows], reduction="sum")
         return loss
 
@@ -77,10 +89,11 @@ def _loss_only(states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tens
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, padded: int, dtype: torch.dtype
     ) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
         with torch.autocast(states.device.type, enabled=False):
-            loss, gradients = _loss_and_gradients(states, weight, bias, labels, dtype, ctx.needs_input_grad[:3])
+            loss, gradients = _loss_and_gradients(states, weight, bias, labels, padded, dtype, wanted)
         ctx.present = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         return loss
@@ -90,7 +103,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         # Not in place: a second backward pass over a kept graph finds them as they were.
-        return (*(next(saved) * d_loss if present else None for present in ctx.present), None, None)
+        return (*(next(saved) * d_loss if present else None for present in ctx.present), None, None, None)
 
 
 def _loss_and_gradients(
@@ -98,6 +111,7 @@ def _loss_and_gradients(
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor,
+    padded: int,
     dtype: torch.dtype,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -116,8 +130,13 @@ def _loss_and_gradients(
         last = min(N, first + kept)
         for begin in range(first, last, _rows(dtype)):
             rows = slice(begin, min(last, begin + _rows(dtype)))
-            d_logits = _logits(x[rows], w, b, out=buffer[begin - first : rows.stop - first])
-            loss += _softmax_less_label(d_logits, labels[rows], d_bias)
+            d_logits = _logits(x[rows], w, b, padded, out=buffer[begin - first : rows.stop - first])
+            losses = _softmax_less_label(d_logits, labels[rows], d_bias)
+            far = losses > FAR_NATS
+            if far.any():
+                losses[far] = 0.0
+                loss += _loss_only(x[rows][far], w, b, labels[rows][far], padded, dtype)
+            loss += losses.sum()
             if d_states is not None:
                 torch.mm(d_logits, w, out=d_states[rows])
         if wanted[1]:
@@ -136,20 +155,17 @@ def _loss_and_gradients(
 
 
 def _softmax_less_label(logits_RV: Tensor, labels_R: Tensor, d_bias_V: Tensor | None) -> Tensor:
-    """Logits become their gradient, in place; returns the summed loss and adds to the bias's gradient."""
+    """Logits become their gradient, in place; returns the loss [R] and adds to the bias's gradient."""
     exact = _exact(logits_RV.dtype)
     labels = labels_R[:, None]
-    of_label = logits_RV.gather(1, labels).to(exact)
-    largest = logits_RV.amax(1, keepdim=True).to(exact)
     if logits_RV.dtype == exact:
         p = torch.softmax(logits_RV, 1, out=logits_RV)
     else:
         p = torch.softmax(logits_RV, 1, dtype=exact)
-    # The largest probability is 1 / Σ exp(logit − largest): its logarithm gives log Σ exp without another pass of exp.
-    loss = (largest - p.amax(1, keepdim=True).log() - of_label).sum()
-    p.scatter_add_(1, labels, torch.full_like(of_label, -1.0))
+    loss_R = -p.gather(1, labels).log().squeeze(1)
+    p.scatter_add_(1, labels, torch.full_like(loss_R[:, None], -1.0))
     if d_bias_V is not None:
         d_bias_V += p.sum(0)
     if p is not logits_RV:
         logits_RV.copy_(p)
-    return loss
+    return loss_R

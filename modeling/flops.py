@@ -145,12 +145,15 @@ def forward_flops_per_token(
 
         generator = generator_config(config)
         both = _trunk(generator, length, target_length) + _trunk(config, length, target_length)
-        return both / tokens + label_share * _output(generator, {}) + _discriminator(config)
+        generated = label_share * _output(generator, {}) - _not_read(generator, 1.0, label_share)
+        return both / tokens + generated + _discriminator(config)
     if head["name"] == "discriminator":
         return _trunk(config, length, target_length) / tokens + _discriminator(config)
     if head["name"] == "permutation-language-model":
         return _two_streams(config, tokens, label_share) + label_share * _output(config, {})
-    return _trunk(config, length, target_length) / tokens + label_share * _output(config, head["settings"])
+    places = target_length / tokens if config.architecture == "encoder-decoder" else 1.0
+    read = label_share * _output(config, head["settings"]) - _not_read(config, places, label_share)
+    return _trunk(config, length, target_length) / tokens + read
 
 
 def training_flops_per_token(
@@ -176,6 +179,19 @@ def _trunk(config: TransformerConfig, length: int, target_length: int) -> float:
     if config.embedding_width not in (0, config.width):
         flops += (first + second) * 2 * config.token_width * config.width
     return flops
+
+
+def _not_read(config: TransformerConfig, places: float, label_share: float) -> float:
+    """What the last block spares, per token, at places that no loss reads: all after its last attention.
+
+    Args:
+        places: share of the tokens that the last stack sees: the decoder's, or all.
+    """
+    if config.positions == "transformer-xl":
+        return 0.0
+    over_the_encoder = config.architecture == "encoder-decoder"  # that attention is computed whole
+    output = 0.0 if over_the_encoder else 2 * config.width * config.heads * config.head_width
+    return (places - label_share) * (_feed_forward(config) + output)
 
 
 def _projections(config: TransformerConfig) -> float:

@@ -252,10 +252,11 @@ class _Attention(torch.autograd.Function):
         out_BLHd = q.new_empty(B, L, H, d)
         hidden = None if visible.allowed is None else ~_four(visible.allowed)
         added = None if bias is None else _four(bias).to(q.dtype)
-        weights = []
+        weights, tiles = [], []
         with torch.autocast("cpu", enabled=False):
             for rows in _row_tiles(q):
                 q_, k_, v_ = (x[rows].reshape(-1, *x.shape[2:]) for x in (q, k, v))
+                tiles += [q_, k_, v_]
                 for queries, keys in _query_tiles(q, k, visible.causal):
                     s = _product(q_[:, queries], k_[:, keys].transpose(1, 2), scale)
                     s_BHLK = s.view(-1, H, *s.shape[1:])
@@ -270,27 +271,28 @@ class _Attention(torch.autograd.Function):
                     out = torch.bmm(s, v_[:, keys])
                     out_BLHd[rows, queries].transpose(1, 2).copy_(out.view(-1, H, *out.shape[1:]))
                     weights.append(s)
-        ctx.save_for_backward(bias, *packs, *weights)
-        ctx.scale, ctx.causal, ctx.packs = scale, visible.causal, len(packs)
+        ctx.save_for_backward(bias, *tiles, *weights)
+        ctx.scale, ctx.causal, ctx.tiles = scale, visible.causal, len(tiles)
+        ctx.packs = [(pack.shape, pack.stride()) for pack in packs]
         return out_BLHd.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         bias, *saved = ctx.saved_tensors
-        packs, weights = saved[: ctx.packs], iter(saved[ctx.packs :])
-        d_packs = [torch.empty_like(pack) for pack in packs]
-        q, k, v = (x for pack in packs for x in pack.unbind(0))
+        tiles, weights = iter(saved[: ctx.tiles]), iter(saved[ctx.tiles :])
+        d_packs = [torch.empty_strided(shape, stride, dtype=g.dtype) for shape, stride in ctx.packs]
         dq, dk, dv = (x for pack in d_packs for x in pack.unbind(0))
         H = g.shape[1]
         d_bias = None
         if ctx.needs_input_grad[2]:
             d_bias = torch.zeros_like(_four(bias), dtype=torch.promote_types(bias.dtype, torch.float32))
         with torch.autocast("cpu", enabled=False):
-            for rows in _row_tiles(q):
-                q_, k_, v_, g_ = (x[rows].reshape(-1, *x.shape[2:]) for x in (q, k, v, g))
+            for rows in _row_tiles(dq):
+                q_, k_, v_ = next(tiles), next(tiles), next(tiles)
+                g_ = g[rows].reshape(-1, *g.shape[2:])
                 dk_, dv_ = torch.empty_like(k_), torch.empty_like(v_)
-                for queries, keys in _query_tiles(q, k, ctx.causal):
+                for queries, keys in _query_tiles(dq, dk, ctx.causal):
                     p = next(weights)
                     g_tile = g_[:, queries]
                     ds = torch.bmm(g_tile, v_[:, keys].transpose(1, 2))
@@ -302,7 +304,7 @@ class _Attention(torch.autograd.Function):
                     dq[rows, :, queries] = dq_tile.view(-1, H, *dq_tile.shape[1:])
                     # The last queries come first and see all keys: that tile writes, the others add.
                     for total, left, right in ((dk_, ds, q_[:, queries]), (dv_, p, g_tile)):
-                        if queries.stop == q.shape[2]:
+                        if queries.stop == q_.shape[1]:
                             torch.bmm(left.transpose(1, 2), right, out=total)
                         else:
                             total[:, keys] += torch.bmm(left.transpose(1, 2), right)

@@ -13,7 +13,8 @@ class Visibility(NamedTuple):
 
     Attributes:
         allowed: bool, broadcasts to [B, 1, Lq, Lk]; None: everything (or everything before, if causal).
-        causal: a key after the query is hidden, where `allowed` is None; kernels have a faster way for it.
+        causal: a key after the query is hidden, which `allowed` then says too, if it is given: kernels have a
+            faster way for it.
     """
 
     allowed: Tensor | None = None
@@ -57,7 +58,7 @@ def self_visibility(
         if segment_ids_BL is not None:
             same = segment_ids_BL[:, None, past:, None] == segment_ids_BL[:, None, None, :]
             allowed = same if allowed is None else same & allowed
-        return Visibility(allowed)
+        return Visibility(allowed, causal=causal and prefix_mask_BL is None and not past)
     return Visibility(causal=True)
 
 

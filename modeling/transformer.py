@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modeling.architecture import PRESETS, TransformerConfig, preset
-from modeling.blocks import Block, CrossAttention, norm_layer
+from modeling.blocks import Block, CrossAttention, norm_layer, take
 from modeling.cache import Cache
 from modeling.errors import ConfigError
 from modeling.masks import EVERYTHING, Visibility, cross_visibility, self_visibility
@@ -94,8 +95,12 @@ class Stack(nn.Module):
         memory_BLD: Tensor | None = None,
         over: Visibility = EVERYTHING,
         blocks: nn.ModuleList | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, L, D] of embedded tokens; `memory_BLD` and `over`: the encoder's states and their mask."""
+        """Hidden states [B, L, D] of embedded tokens; `memory_BLD` and `over`: the encoder's states and their mask.
+
+        With `at`: states [N, D] of these places of B·L only, with which the last block is spared the others.
+        """
         L, past = x_BLE.shape[1], cache.length if cache is not None else 0
         if self.config.max_length < past + L:
             raise ConfigError(
@@ -117,7 +122,7 @@ class Stack(nn.Module):
                     cache.cross[n] = pair
                 reached = (layer, pair, over)
             own = cache.own[n] if cache is not None else None
-            x = blocks[n % len(blocks)](x, visible, turn, bias, own, reached)
+            x = blocks[n % len(blocks)](x, visible, turn, bias, own, reached, at if n == self.layers - 1 else None)
         return x if self.final_norm is None else self.final_norm(x)
 
     def _embed(
@@ -215,8 +220,9 @@ class Transformer(nn.Module):
         segment_ids_BL: Tensor | None = None,
         prefix_mask_BL: Tensor | None = None,
         cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, L, D] of the one stack, or of the encoder.
+        """Hidden states [B, L, D] of the one stack, or of the encoder; with `at` [N, D], of these places of B·L.
 
         Args:
             input_ids_BL: int64 ids below vocab_size.
@@ -227,6 +233,7 @@ class Transformer(nn.Module):
             segment_ids_BL: tokens of different numbers do not see each other (documents packed into one row).
             prefix_mask_BL: prefix LM: True on the part that every token sees.
             cache: of a decoder: the tokens before these; these are added to it.
+            at: int64 [N]; not for positions transformer-xl.
 
         Raises ConfigError for a sequence longer than max_length.
         """
@@ -243,7 +250,9 @@ class Transformer(nn.Module):
             prefix_mask_BL=prefix_mask_BL,
             past=cache.length if cache is not None else 0,
         )
-        more = {} if cache is None else {"cache": cache}
+        more: dict[str, Any] = {} if cache is None else {"cache": cache}
+        if at is not None:
+            more["at"] = at
         return stack(
             self.tokens(input_ids_BL),
             visible,
@@ -263,8 +272,9 @@ class Transformer(nn.Module):
         decoder_segment_ids_BL: Tensor | None = None,
         decoder_position_ids_BL: Tensor | None = None,
         cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, L, D] of an encoder-decoder's second stack.
+        """Hidden states [B, L, D] of an encoder-decoder's second stack; with `at` [N, D], of these places of B·L.
 
         Args:
             memory_BLD: `forward`'s states of the inputs; attention_mask_BL, segment_ids_BL: those of the inputs.
@@ -288,6 +298,7 @@ class Transformer(nn.Module):
             memory_BLD=memory_BLD,
             over=cross_visibility(attention_mask_BL, segment_ids_BL, decoder_segment_ids_BL),
             blocks=self.encoder.blocks if self.config.share_stacks else None,
+            at=at,
         )
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
@@ -310,8 +321,10 @@ class Transformer(nn.Module):
         return Cache(self.decoder.layers)
 
 
-def hidden_states(transformer: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def hidden_states(transformer: nn.Module, batch: dict[str, Tensor], at: Tensor | None = None) -> Tensor:
     """Hidden states [B, L, D] where a batch's labels stand: at the decoder's tokens if there are two stacks.
+
+    With `at`: states [N, D] of these places of B·L only.
 
     Rows are padded at their end, where a causal stack needs no mask for it.
     """
@@ -322,6 +335,10 @@ def hidden_states(transformer: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         more["segment_ids_BL"] = batch["segment_ids"]
     if config.architecture == "prefix-lm" and "prefix_mask" in batch:
         more["prefix_mask_BL"] = batch["prefix_mask"]
+    decodes = config.architecture == "encoder-decoder" and "decoder_input_ids" in batch
+    later = at is not None and (decodes or config.positions == "transformer-xl")
+    if at is not None and not later:
+        more["at"] = at
     hidden_BLD = transformer(
         batch["input_ids"],
         None if causal else batch.get("attention_mask"),
@@ -329,8 +346,8 @@ def hidden_states(transformer: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         batch.get("position_ids"),
         **more,
     )
-    if config.architecture != "encoder-decoder" or "decoder_input_ids" not in batch:
-        return hidden_BLD
+    if not decodes:
+        return take(hidden_BLD, at if later else None)
     return transformer.decode(
         batch["decoder_input_ids"],
         hidden_BLD,
@@ -338,6 +355,7 @@ def hidden_states(transformer: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         segment_ids_BL=batch.get("segment_ids"),
         decoder_segment_ids_BL=batch.get("decoder_segment_ids"),
         decoder_position_ids_BL=batch.get("decoder_position_ids"),
+        at=at,
     )
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig
 from modeling.blocks import activate
-from modeling.cross_entropy import linear_cross_entropy
 from modeling.heads.base import IGNORE, LossSum, Parts
 from modeling.heads.language import OutputLayer
 from modeling.transformer import Transformer, hidden_states, init_weights
@@ -100,12 +99,13 @@ class ReplacedTokenDetection(nn.Module):
         """(generator's loss sum, ids [B, L] with the masked places filled by its samples)."""
         labels = batch["labels"].flatten()
         where = (labels != IGNORE).nonzero().squeeze(1)
-        hidden_ND = hidden_states(self.generator, batch).flatten(0, 1).index_select(0, where)
+        hidden_ND = hidden_states(self.generator, batch, where)
         states_NE = self.generator_head.states(hidden_ND)
-        weight_VE, bias_V = self.generator_head.weight(self.generator.tokens), self.generator_head.bias
-        loss = linear_cross_entropy(states_NE, weight_VE, bias_V, labels.index_select(0, where))
+        tokens = self.generator.tokens
+        loss = self.generator_head.loss_of_states(states_NE, tokens, labels.index_select(0, where))
         with torch.no_grad():
-            cumulative_NV = F.linear(states_NE, weight_VE, bias_V).float().softmax(-1).cumsum(-1)
+            logits_NV = F.linear(states_NE, self.generator_head.weight(tokens), self.generator_head.bias)
+            cumulative_NV = logits_NV.float().softmax(-1).cumsum(-1)
             draws_N = batch["uniforms"].flatten().index_select(0, where) * cumulative_NV[:, -1]
             sampled_N = torch.searchsorted(cumulative_NV, draws_N[:, None], right=True).squeeze(1)
             sampled_N = sampled_N.clamp(max=self.config.vocab_size - 1)

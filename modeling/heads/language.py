@@ -37,11 +37,7 @@ class OutputLayer(nn.Module):
         self.scale = config.width**-0.5 if config.head_scale else 1.0
         bias = torch.zeros(V)
         bias[config.vocab_size :] = NEVER
-        self.bias: Tensor
-        if config.head_bias:
-            self.bias = nn.Parameter(bias)
-        else:
-            self.register_buffer("bias", bias, persistent=False)
+        self.bias = nn.Parameter(bias) if config.head_bias else None
         for layer in (self.dense, self.matrix):
             if layer is not None:
                 init_weights(layer, config.init_std if config.init == "normal" else config.width**-0.5)
@@ -62,7 +58,18 @@ class OutputLayer(nn.Module):
 
     def forward(self, hidden: Tensor, tokens: nn.Embedding) -> Tensor:
         """Logits [..., padded_vocab_size]."""
-        return F.linear(self.states(hidden), self.weight(tokens), self.bias)
+        logits = F.linear(self.states(hidden), self.weight(tokens), self.bias)
+        if self.bias is None:
+            logits[..., self.config.vocab_size :] = NEVER
+        return logits
+
+    def loss(self, hidden_ND: Tensor, tokens: nn.Embedding, labels_N: Tensor) -> Tensor:
+        """Σ −log p(label), a scalar."""
+        return self.loss_of_states(self.states(hidden_ND), tokens, labels_N)
+
+    def loss_of_states(self, states_NE: Tensor, tokens: nn.Embedding, labels_N: Tensor) -> Tensor:
+        """`loss` of what the output matrix multiplies."""
+        return linear_cross_entropy(states_NE, self.weight(tokens), self.bias, labels_N, self.config.vocab_size)
 
 
 class SpanBoundary(nn.Module):
@@ -98,9 +105,9 @@ class PairHead(nn.Module):
         for layer in (self.pooler, self.classifier):
             init_weights(layer, config.init_std)
 
-    def forward(self, hidden_BLD: Tensor) -> Tensor:
-        """Logits [B, 2]."""
-        return self.classifier(torch.tanh(self.pooler(hidden_BLD[:, 0])))
+    def forward(self, hidden_BD: Tensor) -> Tensor:
+        """Logits [B, 2] from the first token's states."""
+        return self.classifier(torch.tanh(self.pooler(hidden_BD)))
 
 
 class LanguageModel(nn.Module):
@@ -139,35 +146,49 @@ class LanguageModel(nn.Module):
 
     def labelled_logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits [N, V] and labels [N] of the N positions with a label, in order."""
-        hidden_ND, labels_N = _labelled(self.hidden(batch), batch["labels"])
-        return self.logits(hidden_ND), labels_N
+        where, labels_N = _labels(batch["labels"])
+        return self.logits(hidden_states(self.transformer, batch, where).flatten(0, -2)), labels_N
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
-        return LossSum(self._losses(self.hidden(batch), batch), self.count(batch))
+        return LossSum(self._losses(*self._read(batch), batch), self.count(batch))
 
     def evaluate(self, batch: dict[str, Tensor]) -> tuple[LossSum, Tensor]:
         """`forward`, and how many labelled tokens are the most probable ones."""
-        hidden_BLD = self.hidden(batch)
-        hidden_ND, labels_N = _labelled(hidden_BLD, batch["labels"])
-        correct = (self.logits(hidden_ND).argmax(-1) == labels_N).sum()
-        return LossSum(self._losses(hidden_BLD, batch), self.count(batch)), correct
+        states_ND, row = self._read(batch)
+        labelled_ND, labels_N = _labelled(states_ND, row, batch["labels"])
+        correct = (self.logits(labelled_ND).argmax(-1) == labels_N).sum()
+        return LossSum(self._losses(states_ND, row, batch), self.count(batch)), correct
 
-    def _losses(self, hidden_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        hidden_ND, labels_N = _labelled(hidden_BLD, batch["labels"])
-        weight_VE = self.head.weight(self.transformer.tokens)
-        losses = [linear_cross_entropy(self.head.states(hidden_ND), weight_VE, self.head.bias, labels_N)]
-        if self.boundary is not None:
-            places_N = batch["boundary_offset"].flatten()
-            where = places_N.nonzero().squeeze(1)
-            flat_ND, L = hidden_BLD.flatten(0, 1), hidden_BLD.shape[1]
-            first = where // L * L
-            left = flat_ND.index_select(0, first + batch["boundary_left"].flatten()[where])
-            right = flat_ND.index_select(0, first + batch["boundary_right"].flatten()[where])
-            states_NE = self.boundary(left, right, places_N[where])
-            labels = batch["labels"].flatten()[where]
-            losses.append(linear_cross_entropy(states_NE, weight_VE, self.head.bias, labels))
+    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """States [N, D] of the places that a loss reads, and each place's row among them [B·L]; None: they are all.
+
+        The last block need not make the others.
+        """
+        labels_BL = batch["labels"]
+        read_BL = labels_BL != IGNORE
         if self.pair is not None:
-            logits_B2 = self.pair(hidden_BLD).float()
+            read_BL[:, 0] = True
+        if self.boundary is not None:
+            for side in _boundaries(batch)[:2]:
+                read_BL.view(-1)[side] = True
+        where = read_BL.flatten().nonzero().squeeze(1)
+        if len(where) == labels_BL.numel():
+            return hidden_states(self.transformer, batch).flatten(0, 1), None
+        return hidden_states(self.transformer, batch, where), read_BL.flatten().cumsum(0) - 1
+
+    def _losses(self, states_ND: Tensor, row: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
+        tokens = self.transformer.tokens
+        labelled_ND, labels_N = _labelled(states_ND, row, batch["labels"])
+        losses = [self.head.loss(labelled_ND, tokens, labels_N)]
+        if self.boundary is not None:
+            left, right, inside = _boundaries(batch)
+            place_N = batch["boundary_offset"].flatten()[inside]
+            states_NE = self.boundary(_rows(states_ND, row, left), _rows(states_ND, row, right), place_N)
+            labels_N = batch["labels"].flatten()[inside]
+            losses.append(self.head.loss_of_states(states_NE, tokens, labels_N))
+        if self.pair is not None:
+            B, L = batch["labels"].shape
+            logits_B2 = self.pair(_rows(states_ND, row, torch.arange(B, device=states_ND.device) * L)).float()
             losses.append(F.cross_entropy(logits_B2, batch["pair_labels"], ignore_index=IGNORE, reduction="sum"))
         return torch.stack(losses) if len(losses) > 1 else losses[0]
 
@@ -184,11 +205,29 @@ class LanguageModel(nn.Module):
         return self.labelled_logits(batch)[0].argmax(-1)
 
 
-def _labelled(hidden_BLD: Tensor, labels_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """States [N, D] and labels [N] of the positions with a label."""
+def _labels(labels_BL: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Places (of B·L; None: all) and labels [N] of the positions with a label."""
     labels = labels_BL.flatten()
     where = (labels != IGNORE).nonzero().squeeze(1)
-    hidden_ND = hidden_BLD.flatten(0, 1)
-    if len(where) == len(labels):
-        return hidden_ND, labels
-    return hidden_ND.index_select(0, where), labels.index_select(0, where)
+    return (None, labels) if len(where) == len(labels) else (where, labels.index_select(0, where))
+
+
+def _boundaries(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Places (of B·L) before and after the span of each token in one, and of these tokens themselves, [N] each."""
+    inside = batch["boundary_offset"].flatten().nonzero().squeeze(1)
+    L = batch["boundary_offset"].shape[1]
+    first = inside // L * L
+    return first + batch["boundary_left"].flatten()[inside], first + batch["boundary_right"].flatten()[inside], inside
+
+
+def _rows(states_ND: Tensor, row: Tensor | None, where: Tensor) -> Tensor:
+    """The states of some places of B·L, out of those that `LanguageModel._read` gave."""
+    return states_ND.index_select(0, where if row is None else row[where])
+
+
+def _labelled(states_ND: Tensor, row: Tensor | None, labels_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """States and labels [N] of the positions with a label."""
+    where, labels_N = _labels(labels_BL)
+    if where is None or len(where) == len(states_ND):
+        return states_ND, labels_N
+    return _rows(states_ND, row, where), labels_N

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig
-from modeling.cross_entropy import linear_cross_entropy
 from modeling.errors import ConfigError
 from modeling.heads.base import IGNORE, LossSum
 from modeling.heads.language import OutputLayer
@@ -84,9 +83,13 @@ class PermutationLanguageModel(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
         hidden_ND, labels_N = self.hidden(batch)
-        weight_VE = self.head.weight(self.transformer.tokens)
-        loss = linear_cross_entropy(self.head.states(hidden_ND), weight_VE, self.head.bias, labels_N)
-        return LossSum(loss, self.count(batch))
+        return LossSum(self.head.loss(hidden_ND, self.transformer.tokens, labels_N), self.count(batch))
+
+    def evaluate(self, batch: dict[str, Tensor]) -> tuple[LossSum, Tensor]:
+        """`forward`, and how many labelled tokens are the most probable ones."""
+        hidden_ND, labels_N = self.hidden(batch)
+        correct = (self.logits(hidden_ND).argmax(-1) == labels_N).sum()
+        return LossSum(self.head.loss(hidden_ND, self.transformer.tokens, labels_N), self.count(batch)), correct
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         return (batch["labels"] != IGNORE).sum()

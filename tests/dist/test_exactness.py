@@ -50,7 +50,7 @@ def plain_gradients(pairs: bool = False) -> dict[str, torch.Tensor]:
     hidden = model.hidden(batch)
     loss = cross_entropy(model.logits(hidden).flatten(0, 1), batch["labels"].flatten(), ignore_index=-100)
     if pairs:
-        loss = loss + cross_entropy(model.pair(hidden), batch["pair_labels"], ignore_index=-100)
+        loss = loss + cross_entropy(model.pair(hidden[:, 0]), batch["pair_labels"], ignore_index=-100)
     loss.backward()
     return {name: p.detach() - p.grad for name, p in model.named_parameters()}
 

@@ -131,3 +131,29 @@ def test_a_row_that_is_certain_has_no_loss_and_no_nan():
     loss.backward()
     assert loss == 2000
     assert torch.equal(states.grad, torch.tensor([[0.0], [-2.0]]))
+
+
+def test_padded_rows_of_the_weight_have_no_probability_and_no_gradient():
+    states, weight, _, labels = inputs()
+    kept = V - 3
+    labels = labels % kept
+    loss = linear_cross_entropy(states, weight, None, labels, kept)
+    got = torch.autograd.grad(loss, (states, weight))
+    expected = F.cross_entropy(states @ weight[:kept].T, labels, reduction="sum")
+    want = torch.autograd.grad(expected, (states, weight))
+    assert torch.allclose(loss, expected, rtol=1e-6)
+    assert torch.all(got[1][kept:] == 0)
+    for ours, theirs in zip(got, want, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(linear_cross_entropy(states, weight, None, labels, kept), expected, rtol=1e-6)
+
+
+def test_losses_beyond_what_a_probability_can_say_stay_exact_beside_ordinary_ones():
+    states = torch.tensor([[0.0], [50.0], [1.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    labels = torch.tensor([0, 1, 0])
+    loss = linear_cross_entropy(states, weight, None, labels)
+    expected = F.cross_entropy(states @ weight.T, labels, reduction="sum")
+    assert expected > 100
+    assert torch.allclose(loss, expected, rtol=1e-6)

@@ -118,11 +118,12 @@ def test_a_classifiers_head_is_its_head():
 def test_forward_flops_are_twice_the_matrices_plus_attention():
     config = preset("bert-base", vocab_size=30_522)
     matrices = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
-    assert forward_flops_per_token(config, 512, 0.0) == 2 * matrices + 12 * 4 * 512 * 768
     head = 2 * (768 * 768 + 768 * 30_528)
-    assert forward_flops_per_token(config, 512, 0.15) - forward_flops_per_token(config, 512, 0) == pytest.approx(
-        0.15 * head
-    )
+    everywhere = 2 * matrices + 12 * 4 * 512 * 768 + head
+    assert forward_flops_per_token(config, 512, 1.0) == everywhere
+    # where nothing is labelled the last block ends with its attention's weighted sum
+    last = 2 * (768 * 768 + 2 * 768 * 3072)
+    assert forward_flops_per_token(config, 512, 0.15) == pytest.approx(everywhere - 0.85 * (head + last))
     assert training_flops_per_token(config, 512, 0.15) == 3 * forward_flops_per_token(config, 512, 0.15)
 
 

@@ -184,3 +184,15 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_a_trunk_without_a_query_stream_is_refused():
     with pytest.raises(ConfigError, match="transformer-xl, found learned"):
         PermutationLanguageModel(TransformerConfig(**SMALL))
+
+
+def test_evaluation_counts_the_right_ones():
+    model, batch = model_of(), batch_of([[-1, 2, -1, 0, 1, -1, 4, 3]])
+    with torch.no_grad():
+        found, correct = model.evaluate(batch)
+        logits, labels = model.labelled_logits(batch)
+        assert torch.equal(found.loss_sum, model(batch).loss_sum)
+        right = logits.argmax(-1)
+        assert correct == (right == labels).sum()
+        batch["labels"][batch["labels"] != IGNORE] = right[torch.arange(len(right))]
+        assert model.evaluate(batch)[1] == len(right)
