@@ -124,7 +124,7 @@ class TextInfilling(PairedObjective):
         places = available - covered + counts
         words = draw(int(counts.max(initial=0)), _PLACES)
         first, rows = np.cumsum(places) - places, np.arange(len(places))
-        at = np.flatnonzero(subsets(first, places, counts, int(places.sum()), words, rows))
+        at = np.sort(subsets(first, places, counts, int(places.sum()), words, rows))
         begin = at - np.arange(len(at)) + np.cumsum(lengths) - lengths
         return Spans(begin, lengths, np.repeat(np.arange(len(counts)), counts), stretches)
 

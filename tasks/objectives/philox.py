@@ -7,11 +7,14 @@ the known answers of the authors' library are in tests/tasks/test_objectives.py.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_M = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
+_W = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_COUNTERS_AT_ONCE = 1 << 14  # their words stay in the cache
 
 
 def philox4x32(
@@ -26,22 +29,27 @@ def philox4x32(
     Returns:
         Four uint64 arrays of 32-bit values, of the counters' common shape.
     """
-    c0, c1, c2, c3 = (np.array(c, dtype=np.uint64, order="C") for c in np.broadcast_arrays(*counter))
-    p0, p1 = np.empty_like(c0), np.empty_like(c0)
-    k0, k1 = key
-    for _ in range(10):  # in place: small batches live in the cache, and allocation would cost as much as the work
-        np.multiply(c0, _M0, out=p0)
-        np.multiply(c2, _M1, out=p1)
-        np.right_shift(p1, _32, out=c0)
-        c0 ^= c1
-        c0 ^= np.uint64(k0)
-        np.right_shift(p0, _32, out=c2)
-        c2 ^= c3
-        c2 ^= np.uint64(k1)
-        np.bitwise_and(p1, _LOW, out=c1)
-        np.bitwise_and(p0, _LOW, out=c3)
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return c0, c1, c2, c3
+    shape = np.broadcast_shapes(*(np.shape(c) for c in counter))
+    # Words 0 and 2 are multiplied, 1 and 3 are not: kept in pairs, since for a small batch each numpy call costs as
+    # much as its work. In place, since allocation would cost as much, too.
+    even, odd, product = (np.empty((2, *shape), dtype=np.uint64) for _ in range(3))
+    even[0], odd[0], even[1], odd[1] = counter
+    swapped = product[::-1]
+    ones = (2,) + (1,) * len(shape)
+    multiplier = _M.reshape(ones)
+    for round_key in _round_keys(*key):
+        np.multiply(even, multiplier, out=product)
+        np.right_shift(swapped, _32, out=even)
+        even ^= odd
+        even ^= round_key.reshape(ones)
+        np.bitwise_and(swapped, _LOW, out=odd)
+    return even[0], odd[0], even[1], odd[1]
+
+
+@lru_cache(maxsize=16)
+def _round_keys(k0: int, k1: int) -> list[np.ndarray]:
+    rounds = np.arange(10, dtype=np.uint64)[:, None]
+    return list((np.array([k0, k1], dtype=np.uint64) + rounds * _W) & _LOW)
 
 
 def sample_words(seed: int, epochs_B: np.ndarray, indices_B: np.ndarray, count: int, stream: int = 0) -> np.ndarray:
@@ -55,16 +63,18 @@ def sample_words(seed: int, epochs_B: np.ndarray, indices_B: np.ndarray, count: 
         epochs_B, indices_B: epoch below 2^32 and index below 2^64 of each sample.
         stream: below 2^12; separate streams are independent.
     """
-    blocks = -(-count // 4)
-    index = indices_B.astype(np.uint64)
-    counter = (
-        (np.arange(blocks, dtype=np.uint64) + np.uint64(stream << 20))[None, :],
-        (index & _LOW)[:, None],
-        (index >> _32)[:, None],
-        epochs_B.astype(np.uint64)[:, None],
-    )
-    words = philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
-    return np.stack(words, axis=2).reshape(len(index), blocks * 4)
+    B, blocks = len(indices_B), -(-count // 4)
+    block = np.arange(stream << 20, (stream << 20) + blocks, dtype=np.uint64)
+    index, epoch = indices_B.astype(np.uint64)[:, None], epochs_B.astype(np.uint64)[:, None]
+    low, high = index & _LOW, index >> _32
+    key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
+    out = np.empty((B, blocks, 4), dtype=np.uint64)
+    step = max(1, _COUNTERS_AT_ONCE // max(1, blocks))
+    for first in range(0, B, step):
+        rows = slice(first, first + step)
+        for number, words in enumerate(philox4x32((block, low[rows], high[rows], epoch[rows]), key)):
+            out[rows, :, number] = words
+    return out.reshape(B, blocks * 4)
 
 
 def below(words: np.ndarray, bound: np.ndarray | int) -> np.ndarray:

@@ -161,7 +161,7 @@ def _segmented(
     number = np.cumsum(spans_S) - spans_S - (np.cumsum(row_spans) - row_spans)[stretches.row]
     cuts = np.maximum(spans_S - 1, 0)
     word = _PHASES + 2 * number
-    is_end = subsets(
+    within = subsets(
         ends - sizes,
         np.maximum(sizes - 1, 0),
         np.concatenate([cuts, cuts]),
@@ -171,10 +171,11 @@ def _segmented(
         np.concatenate([word, word + 1]),
         stride=2,
     )
-    is_end[ends[np.tile(spans_S > 0, 2)] - 1] = True
-    noise_before = np.concatenate([[0], np.flatnonzero(is_end[:all_noise]) + 1])
+    last = ends[np.tile(spans_S > 0, 2)] - 1
+    ascending = np.sort(np.concatenate([within, last]))  # of all places few are ends: sorting them is less than looking
+    noise_before = np.concatenate([[0], ascending[: len(ascending) // 2] + 1])
     # The tokens of both kinds up to a place are all tokens up to it, whatever stretch it is in.
-    kept_before = np.flatnonzero(is_end[all_noise:]) + 1
+    kept_before = ascending[len(ascending) // 2 :] - (all_noise - 1)
     return kept_before + noise_before[:-1], kept_before + noise_before[1:]
 
 
@@ -235,14 +236,16 @@ def sentinel_form(
     fresh[1:] = group[1:] != group[:-1]
     number = spans - np.maximum.accumulate(np.where(fresh, spans, 0))
     sentinel = np.asarray(vocabulary.sentinels, dtype=flat.dtype)[number]
+    input_counts, target_counts = lengths - noise_B + spans_B, noise_B + spans_B
 
-    # The targets: of each span a slot for its sentinel, then the span.
-    end_in_targets = np.cumsum(size + 1)
-    slot = end_in_targets - size - 1
-    source = np.repeat(end_K - end_in_targets, size + 1)
-    source += np.arange(len(source))
+    # The targets: of each span a slot for its sentinel, then the span. Their places go up by one, but between spans.
+    slot = np.cumsum(size + 1) - size - 1
+    source = np.ones(int(target_counts.sum()), dtype=np.int64)
+    source[slot[:1]] = first_K[:1] - 1
+    source[slot[1:]] = first_K[1:] - end_K[:-1]
+    np.cumsum(source, out=source)
     source[slot] = first_K
-    spelled = flat[source]
+    spelled = flat.take(source)
     spelled[slot] = sentinel
     # The inputs: all but the tokens of each span after its first, which becomes the sentinel.
     keep = np.ones(B * L, dtype=bool)
@@ -253,7 +256,6 @@ def sentinel_form(
     flat[first_K] = sentinel
     del source  # memory that the inputs can use at once: fresh pages cost more than the work
 
-    input_counts, target_counts = lengths - noise_B + spans_B, noise_B + spans_B
     drawn = {
         "inputs": ragged(flat[keep], input_counts, widths[0], pad, vocabulary.eos),
         "targets": ragged(spelled, target_counts, widths[1], pad, vocabulary.eos),

@@ -89,11 +89,11 @@ def subsets(
     word_G: np.ndarray | int = 0,
     stride: int = 1,
 ) -> np.ndarray:
-    """Uniform random subsets without replacement, as flags: bool [total].
+    """Uniform random subsets without replacement: the places chosen, int64 [Σ counts], in no order.
 
-    Of group g's places first … first + size − 1, `count` are chosen. Floyd's sampling, all groups in step: for
-    j = size − count … size − 1 take a uniform place in [0, j], or j itself where that is taken already. Its cost goes
-    with what is chosen, not with what is chosen from.
+    Of group g's places first … first + size − 1, all below `total`, `count` are chosen. Floyd's sampling, all groups in
+    step: for j = size − count … size − 1 take a uniform place in [0, j], or j itself where that is taken already. Its
+    cost goes with what is chosen, not with what is chosen from.
 
     Args:
         words_BN: 32-bit random words; a group uses those of its row from `word` on, every `stride`th.
@@ -106,10 +106,13 @@ def subsets(
     group = order[np.arange(len(step)) - np.repeat(ends - working, working)]
     last = (sizes_G - counts_G)[group] + step
     base = first_G[group]
-    flat = base + below(words_BN[row_G[group], np.broadcast_to(word_G, row_G.shape)[group] + stride * step], last + 1)
+    first_word_G = row_G * words_BN.shape[1] + word_G
+    words = words_BN.ravel().take(first_word_G[group] + stride * step)
+    places = base + below(words, last + 1)
     last += base
     taken = np.zeros(total, dtype=bool)
     for begin, end in zip(ends - working, ends, strict=True):
-        place = flat[begin:end]
-        taken[np.where(taken[place], last[begin:end], place)] = True
-    return taken
+        place = places[begin:end]
+        np.copyto(place, last[begin:end], where=taken[place])
+        taken[place] = True
+    return places
