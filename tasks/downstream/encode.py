@@ -23,9 +23,9 @@ import numpy as np
 from cluster.errors import BadConfig, BadData
 from tasks.downstream.spec import Row
 
-PAD_TO = 8
+PAD_TO = 4
 """Lengths are rounded up to this: few distinct shapes, aligned products."""
-GROUPED_BATCHES = 16
+GROUPED_BATCHES = 64
 """So many batches' worth of the shuffled order are sorted by length together."""
 STRIDE_SHARE = 0.5
 """Overlap of neighbouring windows of a long context, of the window's length."""
