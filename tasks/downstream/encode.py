@@ -25,6 +25,8 @@ from tasks.downstream.spec import Row
 
 PAD_TO = 4
 """Lengths are rounded up to this: few distinct shapes, aligned products."""
+LEAST_CONTEXT = 8
+"""Tokens of the context that a window must have room for."""
 GROUPED_BATCHES = 64
 """So many batches' worth of the shuffled order are sorted by length together."""
 STRIDE_SHARE = 0.5
@@ -107,7 +109,7 @@ class Encoder:
         for number, row in enumerate(rows):
             question = questions[number][:_MOST_QUESTION_TOKENS]
             room = self.length - len(question) - len(self.begin) - 2
-            if room < PAD_TO:
+            if room < LEAST_CONTEXT:
                 raise BadConfig(
                     f"length_tokens is {self.length}, and a question takes {len(question)} tokens of it",
                     "raise length_tokens: the context needs room beside the question",
