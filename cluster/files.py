@@ -15,14 +15,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, NamedTuple
 
 from cluster.errors import BadConfig, BadData
+from cluster.remote_files import expand_remote, open_remote, remote_print, size_and_stamp
 
 _BLOCK = 1 << 20
 _SETTLED_SECONDS = 0.1  # a file younger than this may change again within one tick of its clock
-_REMOTE_HASH_BYTES = 64 << 20  # remote files without a checksum are read up to this size
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
+_DATA_SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet", ".arrow", ".warc", ".wet")
 COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
 
 
@@ -43,17 +43,51 @@ def base_name(url: str) -> str:
     return url.rstrip("/").rsplit("/", 1)[-1]
 
 
+class File(NamedTuple):
+    """A file as a listing shows it."""
+
+    url: str
+    size: int
+    """Bytes; -1 where the server does not say."""
+    stamp: str
+    """Changes when the file does: time of change and inode here, ETag or time of change on a server."""
+
+
 def expand(source: str | Iterable[str], field: str = "source") -> list[str]:
     """The files that a path, URL, glob, folder, comma list or list of these stands for.
 
-    Lists keep their order; globs and folders (read with their subfolders, hidden files left out) are sorted.
+    Lists keep their order; globs and folders are sorted. Folders are read with their subfolders; names there that
+    begin with a dot or an underscore (`_SUCCESS`, `.part.crc`) are left out.
 
     Raises:
         BadConfig: nothing is there; names `field`, the path, and the nearest existing name.
     """
-    files: list[str] = []
+    return [url for url, _ in _expanded(source, field)]
+
+
+def listing(source: str | Iterable[str], field: str = "source") -> list[File]:
+    """The files of `expand` with their sizes and stamps: what tells whether they changed while they were read.
+
+    Raises:
+        BadConfig: as `expand`, or a file that cannot be asked.
+    """
+    files = []
+    for url, info in _expanded(source, field):
+        if is_remote(url):
+            files.append(File(url, *size_and_stamp(url, info, field)))
+            continue
+        try:
+            stat = local_path(url).stat()
+        except OSError as error:
+            raise BadConfig(f"{field}: {url} cannot be read: {error.strerror or error}", "check the file") from None
+        files.append(File(url, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_ino}"))
+    return files
+
+
+def _expanded(source: str | Iterable[str], field: str) -> list[tuple[str, dict[str, Any] | None]]:
+    files: list[tuple[str, dict[str, Any] | None]] = []
     for url in split_list(source):
-        files += _expand_remote(url, field) if is_remote(url) else _expand_local(url, field)
+        files += expand_remote(url, field) if is_remote(url) else [(path, None) for path in _expand_local(url, field)]
     if not files:
         raise BadConfig(f"{field}: no file named", "give a path, a URL or a glob")
     return files
@@ -74,9 +108,7 @@ def _expand_local(url: str, field: str) -> list[str]:
         return [str(path)]
     if path.is_dir():
         found = sorted(
-            str(p)
-            for p in path.rglob("*")
-            if p.is_file() and not any(s.startswith(".") for s in p.relative_to(path).parts)
+            str(p) for p in path.rglob("*") if p.is_file() and not any(s[0] in "._" for s in p.relative_to(path).parts)
         )
         if not found:
             raise BadConfig(f"{field}: folder {url} holds no files", "name a folder with files, or a file")
@@ -84,7 +116,14 @@ def _expand_local(url: str, field: str) -> list[str]:
     if any(c in url for c in "*?["):
         import glob
 
-        found = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        matched = sorted(glob.glob(str(path), recursive=True))
+        found = [p for p in matched if Path(p).is_file()]
+        for folder in set(matched).difference(found):
+            if folder.lower().endswith((*_DATA_SUFFIXES, *COMPRESSION_SUFFIXES)):
+                raise BadConfig(
+                    f"{field}: {folder} is a folder, though its name is that of a file; it matches {url}",
+                    f"for the files inside, name {folder}/* as well; or rename it",
+                )
         if not found:
             raise BadConfig(f"{field}: no file matches {url}", nearest(path.parent / "x"))
         return found
@@ -107,48 +146,6 @@ def nearest(path: Path) -> str:
     return f"{parent} holds: {shown}" if names else f"{parent} is empty"
 
 
-def _filesystem(url: str, field: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
-    except (ValueError, ImportError) as error:
-        raise BadConfig(
-            f"{field}: {url} cannot be opened: {error}", "use a URL that fsspec knows, as s3:// or https://"
-        ) from None
-
-
-def _expand_remote(url: str, field: str) -> list[str]:
-    fs, path = _filesystem(url, field)
-    try:
-        if any(c in path for c in "*[") or ("?" in path and not url.startswith("http")):
-            found = sorted(fs.glob(path))
-        elif url.startswith("http") or not fs.isdir(path):
-            if not fs.exists(path):
-                raise FileNotFoundError(url)
-            return [url]
-        else:
-            found = sorted(fs.find(path))
-    except FileNotFoundError:
-        raise BadConfig(f"{field}: no such file: {url}", _nearest_remote(fs, path)) from None
-    except BadConfig:
-        raise
-    except Exception as error:  # every backend has errors of its own
-        raise BadConfig(f"{field}: {url} cannot be read: {error}", "check the URL and the credentials") from None
-    if not found:
-        raise BadConfig(f"{field}: no file matches {url}", _nearest_remote(fs, path))
-    return [fs.unstrip_protocol(p) for p in found]
-
-
-def _nearest_remote(fs: Any, path: str) -> str:
-    try:
-        names = [str(p).rsplit("/", 1)[-1] for p in fs.ls(path.rsplit("/", 1)[0], detail=False)]
-    except Exception:  # the folder may not exist or not be listable; the message stands without the hint
-        return "check the URL"
-    near = difflib.get_close_matches(path.rsplit("/", 1)[-1], names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "check the URL"
-
-
 # ---------------------------------------------------------------- fingerprints
 
 
@@ -162,7 +159,10 @@ def fingerprint(source: str | Iterable[str], field: str = "source") -> list[dict
     Raises:
         BadConfig: a file is missing or unreadable.
     """
-    return [_remote_print(url, field) if is_remote(url) else _local_print(url, field) for url in expand(source, field)]
+    return [
+        remote_print(url, info or {}, base_name(url), field) if is_remote(url) else _local_print(url, field)
+        for url, info in _expanded(source, field)
+    ]
 
 
 def cache_folder() -> Path:
@@ -221,106 +221,24 @@ def _remember(entry: Path, seal: list[int], checksum: str) -> None:
         pass
 
 
-def _remote_print(url: str, field: str) -> dict[str, Any]:
-    fs, path = _filesystem(url, field)
-    try:
-        info = fs.info(path)
-        size = info.get("size")
-        checksum = ""
-        for name in ("ETag", "etag", "md5Hash", "crc32c", "sha256", "checksum", "blob_id"):
-            if info.get(name):
-                checksum = f"{name.lower()}:{str(info[name]).strip(chr(34))}"
-                break
-        if not checksum and size is not None and size <= _REMOTE_HASH_BYTES:
-            digest = hashlib.blake2b(digest_size=20)
-            with fs.open(path, "rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-            checksum = "blake2b:" + digest.hexdigest()
-    except Exception as error:  # every backend has errors of its own
-        raise BadConfig(f"{field}: {url} cannot be read: {error}", "check the URL and the credentials") from None
-    return {"name": base_name(url), "size": size, "checksum": checksum}
-
-
 # ---------------------------------------------------------------- opening
 
 
-def open_plain(url: str) -> BinaryIO:
-    """The file's bytes as they lie (seekable)."""
+def open_plain(url: str) -> io.BufferedReader:
+    """The file's bytes as they lie; seekable, but for servers that only stream.
+
+    Raises:
+        BadData: it is not there or may not be read.
+        Unreachable: a server that does not answer.
+    """
+    if is_remote(url):
+        return open_remote(url)
     try:
-        if not is_remote(url):
-            return cast(BinaryIO, local_path(url).open("rb"))
-        fs, path = _filesystem(url, "source")
-        return cast(BinaryIO, fs.open(path, "rb"))
+        return io.BufferedReader(io.FileIO(local_path(url)), buffer_size=_BLOCK)
     except OSError as error:
         raise BadData(
             f"{url} cannot be read: {error.strerror or error}", "check that it exists and may be read"
         ) from None
-
-
-def open_stream(url: str) -> io.BufferedReader:
-    """The file's bytes, decompressed by its magic number (gzip, zstd, xz, bz2), not by its suffix.
-
-    A damaged or cut-off stream raises BadData on the read that meets the damage, naming file and position.
-    """
-    plain = open_plain(url)
-    head = plain.read(6)
-    plain.seek(0)
-    codec = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
-    return io.BufferedReader(_Checked(plain, codec, url), buffer_size=_BLOCK)
-
-
-class _Checked(io.RawIOBase):
-    """A decompressing stream whose errors name the file and how far it could be read."""
-
-    def __init__(self, plain: BinaryIO, codec: str, url: str) -> None:
-        self.plain, self.codec, self.url, self.position = plain, codec, url, 0
-        self.inner = self._inner()
-
-    def _inner(self) -> Any:
-        if self.codec == "gzip":
-            import gzip
-
-            return gzip.GzipFile(fileobj=self.plain, mode="rb")
-        if self.codec == "xz":
-            import lzma
-
-            return lzma.LZMAFile(self.plain)
-        if self.codec == "bz2":
-            import bz2
-
-            return bz2.BZ2File(self.plain)
-        if self.codec == "zstd":
-            import pyarrow
-
-            return pyarrow.CompressedInputStream(pyarrow.PythonFile(self.plain, mode="r"), "zstd")
-        return self.plain
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        import lzma
-        import zlib
-
-        try:
-            data = self.inner.read(len(buffer))
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            what = f"{self.codec} stream is broken or cut off" if self.codec else "cannot be read"
-            raise BadData(
-                f"{self.url}: {what} after {self.position:,} bytes of content: {error}",
-                "fetch or write the file again, or leave it out",
-            ) from None
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            if self.inner is not self.plain:
-                self.inner.close()
-            self.plain.close()
-        super().close()
 
 
 def names(urls: Sequence[str]) -> list[str]:

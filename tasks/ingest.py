@@ -1,39 +1,40 @@
 """Ingest: documents from files or from the installed libraries, deduplicated, split, and stored as Parquet.
 
-Parts of the source (files, or bundles of modules) are read in parallel; their documents are joined in
-order by one process that drops duplicates and writes the shards. So memory is bounded by a few batches
-plus 16 bytes of digest per document, and the shards are the same on any number of workers.
+Parts of the source (files, pieces of large files, bundles of small ones or of modules) are read in parallel; their
+documents are joined in order by one process that drops duplicates and writes the shards. So memory is bounded by a
+few batches plus 16 bytes of digest per document, and the shards are the same on any number of workers. What was read
+is saved as it comes, so a stage that is killed goes on from there.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.errors import BadConfig, BadData, Cancelled
-from cluster.files import COMPRESSION_SUFFIXES, base_name, is_remote, local_path, split_list
-from cluster.parallel import flat_map_ordered
+from cluster.errors import BadConfig, BadData, Unreachable
+from cluster.files import COMPRESSION_SUFFIXES, File, base_name, is_remote, local_path, names, split_list
 from tasks.base import Context, Task
+from tasks.corpus_writer import Shards
 from tasks.sources import SOURCES
-from tasks.sources.base import Part, ReadOptions, Tally, check_bad
+from tasks.sources.base import Part, ReadOptions, check_bad, located
+from tasks.sources.batches import Batch, read_part, with_ids
+from tasks.sources.saved import saved_batches
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-SHARD_BYTES = 64 << 20  # of text per Parquet shard
-ROW_GROUP_BYTES = 8 << 20  # of text per row group: what a reader holds at a time
-_BATCH_BYTES = 4 << 20  # of text per batch between a reading worker and the writer
+_NAMES_LOGGED = 5
 
 _SUFFIXES = {
     ".txt": "text", ".text": "text", ".md": "text", ".tokens": "text", ".raw": "text",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".csv": "csv", ".tsv": "tsv",
     ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
+    ".warc": "warc", ".wet": "warc",
 }  # fmt: skip
 
 
@@ -50,7 +51,11 @@ class Ingest(Task):
         json_schema_extra={"identity": False},
     )
     format: Annotated[str, SOURCES] = Field("auto", description="the reader; auto goes by the files' suffix")
-    text_field: str = Field("text", description="the field or column that holds the text")
+    text_field: str = Field(
+        "text",
+        description="the field or column that holds the text; title,text joins several, body.text is one inside body",
+    )
+    id_field: str = Field("id", description="the field or column that holds a document's id, if there is one")
     documents: Literal["auto", "blank-line", "line", "file"] = Field(
         "auto", description="what separates documents in plain text; see tasks/sources/text.py"
     )
@@ -90,43 +95,53 @@ class Ingest(Task):
         """
         options = ReadOptions(
             text_field=self.text_field,
+            id_field=self.id_field,
             documents=self.documents,
             invalid_utf8=self.invalid_utf8,
             max_bad_records=self.max_bad_records,
             min_document_chars=self.min_document_chars,
             max_document_chars=self.max_document_chars,
         )
-        parts = SOURCES.load(self.format)().parts(self.source)
+        reader = SOURCES.load(self.format)()
+        files = reader.files(self.source)
+        _forget_others(ctx, files)
+        parts = reader.parts(files, options)
+        total = sum(max(0, file.size) for file in files)
+        if not files:
+            parts = list(parts)
+            total = len(parts)
+        counts = _Counts(self.max_bad_records)
+        writer = Shards(ctx.out)
+        seen = _seen() if self.duplicates == "drop" else None
         read = partial(read_part, self.format, options, self.validation_share)
-        limit = ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None
-        remote = self.format != "installed-docs" and all(is_remote(str(part.at)) for part in parts)
-        counts = _Counts()
-        writer = _Shards(ctx.out)
-        seen: set[bytes] | None = set() if self.duplicates == "drop" else None
-        batches = flat_map_ordered(read, parts, max_in_flight=limit, here=not remote)
+        here = not (files and all(is_remote(file.url) for file in files))
         try:
-            for batch in batches:
-                if ctx.cancelled():
-                    raise Cancelled("ingest was cancelled")
-                counts.add(batch)
-                check_bad(counts.bad, counts.bad_at, self.max_bad_records)
-                table = _without_duplicates(batch.table, seen, counts)
-                counts.add_kept(table)
-                writer.write(table)
-                ctx.progress(counts.parts, len(parts), "parts", documents=counts.documents)
-        finally:
-            batches.close()
+            with closing(saved_batches(ctx, "read", parts, read, here=here)) as batches:
+                for part, batch in batches:
+                    table = _without_duplicates(counts.add(part, batch), seen, counts)
+                    counts.add_kept(table)
+                    writer.write(table)
+                    done, unit = (counts.read / 1e6, "MB") if files else (counts.read, "parts")
+                    ctx.progress(done, max(done, total / 1e6 if files else total), unit, documents=counts.documents)
+        except BadData:
+            _check_unchanged(files, reader, self.source)  # the true reason, if it is one
+            raise
+        _check_unchanged(files, reader, self.source)
         writer.close()
         for line in counts.bad_at:
             ctx.log(f"bad record: {line}")
+        shown = [name for name in names([file.url for file in files]) if name not in counts.gave]
+        if shown:
+            more = f" and {len(shown) - _NAMES_LOGGED:,} more" if len(shown) > _NAMES_LOGGED else ""
+            ctx.log(f"no document in {', '.join(shown[:_NAMES_LOGGED])}{more}")
         if not counts.documents:
             skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()))
             raise BadData(
-                f"the corpus is empty: no document in {len(parts)} part(s) of {_shown(self.source)}"
+                f"the corpus is empty: no document in {max(1, len(files))} file(s) of {_shown(self.source)}"
                 + (f" (skipped: {skipped})" if skipped else ""),
                 "name files that hold text",
             )
-        facts = counts.facts(writer)
+        facts = counts.facts(writer) | {"files": {"read": len(files), "without_documents": len(shown)}}
         label = ", ".join(map(base_name, split_list(self.source)))[:100]
         ctx.dataset(label, source=_shown(self.source), documents=counts.documents, bytes=facts["bytes"])
         (ctx.out / "corpus.json").write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
@@ -166,122 +181,101 @@ def format_of(source: Any) -> str:
     )
 
 
+def _forget_others(ctx: Context, files: Sequence[File]) -> None:
+    """Drop what an earlier attempt saved of files that are not these any more."""
+    note = ctx.scratch / "files.json"
+    now = json.dumps([(base_name(file.url), file.size, file.stamp) for file in files])
+    if note.is_file() and note.read_text() == now:
+        return
+    shutil.rmtree(ctx.scratch / "read", ignore_errors=True)
+    note.write_text(now)
+
+
+def _check_unchanged(before: Sequence[File], reader: Any, source: Any) -> None:
+    """Look at the files again after reading them.
+
+    Raises:
+        BadData: one is another than before, or gone.
+        Unreachable: a server does not say; the stage is tried again, from what is saved.
+    """
+    remedy = "wait until its writer is done, and run again"
+    try:
+        now = {file.url: file for file in reader.files(source)}
+    except BadConfig as error:
+        if any(is_remote(file.url) for file in before):
+            raise Unreachable(error.message, error.remedy) from None
+        raise BadData(f"the source changed while it was read: {error.message}", remedy) from None
+    for file in before:
+        if now.get(file.url) != file:
+            found = now.get(file.url)
+            how = "is gone" if found is None else f"had {file.size:,} bytes, has {found.size:,}"
+            if found is not None and found.size == file.size:
+                how = "was written again"
+            raise BadData(f"{base_name(file.url)} changed while it was read: it {how}", remedy)
+
+
 def _shown(source: str | tuple[str, ...]) -> str:
     return source if isinstance(source, str) else ", ".join(source)
-
-
-# ---------------------------------------------------------------- reading, in a worker
-
-
-class Batch(NamedTuple):
-    """Documents from a reading worker, and what it left out since its last batch."""
-
-    table: Any
-    """Arrow: id, text, source, meta, same (16 bytes), validation (bool), words (int32), chars (int32)."""
-    skipped: dict[str, int]
-    """Documents left out by choice: too short, too long."""
-    bad: dict[str, int]
-    repaired: dict[str, int]
-    bad_at: list[str]
-    last: bool
-    """The part's last batch."""
-
-
-def read_part(format_name: str, options: ReadOptions, validation_share: float, part: Part) -> Iterator[Batch]:
-    """The documents of one part as batches of a few MB, with digest, split and counts."""
-    from hashlib import blake2b
-
-    tally = Tally(part.name, options)
-    skipped: Counter[str] = Counter()
-    rows: list[tuple[Any, ...]] = []
-    size = 0
-    # The split depends on the group's digest alone: it stays when documents are added.
-    threshold = int(validation_share * 2**64)
-
-    def batch(last: bool) -> Batch:
-        bad, repaired, bad_at = tally.take()
-        made = Batch(_table(rows), dict(skipped), bad, repaired, bad_at, last)
-        skipped.clear()
-        rows.clear()
-        return made
-
-    for document in SOURCES.load(format_name)().read(part, options, tally):
-        text = document.text
-        if not text or len(text) < options.min_document_chars or not text.strip():
-            skipped["shorter than min_document_chars" if text.strip() else "empty"] += 1
-            continue
-        if len(text) > options.max_document_chars:
-            skipped["longer than max_document_chars"] += 1
-            continue
-        try:
-            raw = text.encode()
-        except UnicodeEncodeError:  # JSON may hold half of a surrogate pair, which is no character
-            raw = text.encode("utf-8", "replace")
-            text = raw.decode()
-        same = blake2b(document.same_as.encode("utf-8", "replace") or raw, digest_size=16).digest()
-        group = blake2b(document.group.encode("utf-8", "replace") or raw, digest_size=8).digest()
-        rows.append(
-            (
-                document.id,
-                text,
-                document.source,
-                document.meta,
-                same,
-                int.from_bytes(group, "big") < threshold,
-                len(text.split()),
-                len(text),
-            )
-        )
-        size += len(raw)
-        if size >= _BATCH_BYTES:
-            yield batch(last=False)
-            size = 0
-    yield batch(last=True)
-
-
-def _table(rows: list[tuple[Any, ...]]) -> Any:
-    import pyarrow as pa
-
-    names = ["id", "text", "source", "meta", "same", "validation", "words", "chars"]
-    types = [pa.string()] * 4 + [pa.binary(16), pa.bool_(), pa.int32(), pa.int32()]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-    return pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], names=names)
 
 
 # ---------------------------------------------------------------- writing, in the stage's process
 
 
-def _without_duplicates(table: Any, seen: set[bytes] | None, counts: _Counts) -> Any:
-    if seen is None:
+def _seen() -> Any:
+    from tasks.sources.seen import Seen  # NumPy
+
+    return Seen()
+
+
+def _without_duplicates(table: Any, seen: Any, counts: _Counts) -> Any:
+    if seen is None or not len(table):
         return table
-    keep = []
-    for digest in table.column("same").to_pylist():
-        keep.append(digest not in seen)
-        seen.add(digest)
-    if all(keep):
+    first = seen.first(table.column("same"))
+    if first.all():
         return table
-    counts.duplicates += len(keep) - sum(keep)
-    return table.filter(keep)
+    import pyarrow as pa
+
+    counts.duplicates += int((~first).sum())
+    return table.filter(pa.array(first))
 
 
 class _Counts:
     """The figures of `corpus.json`, gathered batch by batch."""
 
-    def __init__(self) -> None:
-        self.documents = self.characters = self.words = self.duplicates = self.parts = 0
+    def __init__(self, max_bad_records: int) -> None:
+        self.max_bad_records = max_bad_records
+        self.documents = self.characters = self.words = self.duplicates = self.read = 0
         self.skipped: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self.bad = 0
         self.bad_at: list[str] = []
         self.sources: dict[str, Counter[str]] = {}
+        self.gave: set[str] = set()
+        """Files of which a document came, be it a duplicate."""
+        self.lines_before = 0
+        """In the file of the part that is read, before that part."""
 
-    def add(self, batch: Batch) -> None:
+    def add(self, part: Part, batch: Batch) -> Any:
+        """Count a batch; its documents, with their ids.
+
+        Raises:
+            BadData: the part could not be read, or there are more bad records than `max_bad_records` in all.
+        """
+        before = self.lines_before = self.lines_before if part.continues else 0
         self.skipped.update(batch.skipped)
         self.skipped.update(batch.bad)
         self.repaired.update(batch.repaired)
         self.bad += sum(batch.bad.values())
-        self.bad_at = (self.bad_at + batch.bad_at)[:5]
-        self.parts += batch.last
+        self.bad_at = (self.bad_at + [located(line, before) for line in batch.bad_at])[:5]
+        message, remedy = batch.failure or ("", "")
+        check_bad(self.bad, self.bad_at, self.max_bad_records, located(remedy, before))
+        if batch.failure is not None:
+            raise BadData(located(message, before), located(remedy, before))
+        if batch.last:
+            self.read += part.size
+            self.lines_before += batch.lines
+        self.gave.update(batch.table.column("source").unique().to_pylist())
+        return with_ids(batch.table, before)
 
     def add_kept(self, table: Any) -> None:
         import pyarrow.compute as pc
@@ -293,7 +287,7 @@ class _Counts:
         for row in sizes.group_by("source").aggregate([("size", "sum"), ("size", "count")]).to_pylist():
             self.sources.setdefault(row["source"], Counter()).update(bytes=row["size_sum"], documents=row["size_count"])
 
-    def facts(self, writer: _Shards) -> dict[str, Any]:
+    def facts(self, writer: Shards) -> dict[str, Any]:
         return {
             "documents": self.documents,
             "bytes": sum(split["bytes"] for split in writer.splits.values()),
@@ -305,67 +299,3 @@ class _Counts:
             "repaired": dict(self.repaired),
             "duplicates": self.duplicates,
         }
-
-
-class _Shards:
-    """Parquet shards of about `SHARD_BYTES` of text per split; row groups and shards end where the text says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.splits = {name: {"documents": 0, "bytes": 0, "shards": 0} for name in ("train", "validation")}
-        self.held: dict[str, list[Any]] = {"train": [], "validation": []}
-        self.held_bytes = {"train": 0, "validation": 0}
-        self.in_shard = {"train": 0, "validation": 0}
-        self.files: dict[str, Any] = {}
-
-    def write(self, table: Any) -> None:
-        import pyarrow.compute as pc
-
-        chosen = table.column("validation")
-        kept = table.select(["id", "text", "source", "meta"])
-        for split, mask in (("train", pc.invert(chosen)), ("validation", chosen)):
-            rows = kept.filter(mask)
-            if not len(rows):
-                continue
-            size = pc.sum(pc.binary_length(rows.column("text"))).as_py()
-            self.splits[split]["documents"] += len(rows)
-            self.splits[split]["bytes"] += size
-            self.held[split].append(rows)
-            self.held_bytes[split] += size
-            if self.held_bytes[split] >= ROW_GROUP_BYTES:
-                self._flush(split)
-
-    def _flush(self, split: str) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if not self.held[split]:
-            return
-        rows = pa.concat_tables(self.held[split]).combine_chunks()
-        if split not in self.files:
-            number = self.splits[split]["shards"]
-            self.files[split] = pq.ParquetWriter(
-                self.folder / f"{split}-{number:05d}.parquet",
-                rows.schema,
-                version="2.6",
-                compression="zstd",
-                compression_level=3,
-                use_dictionary=["source"],
-                write_statistics=False,
-            )
-            self.splits[split]["shards"] += 1
-        self.files[split].write_table(rows, row_group_size=len(rows))
-        self.in_shard[split] += self.held_bytes[split]
-        self.held[split], self.held_bytes[split] = [], 0
-        if self.in_shard[split] >= SHARD_BYTES:
-            self._end_shard(split)
-
-    def _end_shard(self, split: str) -> None:
-        if split in self.files:
-            self.files.pop(split).close()
-            self.in_shard[split] = 0
-
-    def close(self) -> None:
-        for split in self.splits:
-            self._flush(split)
-            self._end_shard(split)

@@ -17,5 +17,6 @@ SOURCES = Registry(
         "tsv": "tasks.sources.delimited:Tsv",
         "parquet": "tasks.sources.columnar:Parquet",
         "arrow": "tasks.sources.columnar:ArrowFile",
+        "warc": "tasks.sources.warc:Warc",
     },
 )

@@ -2,28 +2,36 @@
 
 Parts are read in parallel and their documents joined in order, so a reader must be a pure function of
 its part. Bad records go to the `Tally`, which raises where the reader's policy says so.
+
+A part is a bundle of small files, one file, or a piece of a large one. Who reads a piece does not know how many lines
+lie before it, so documents carry the line within their piece, and messages mark such numbers; who joins the parts
+adds what went before (`located`). Thus ids and messages are those of a file that was read as a whole.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.errors import BadData
-from cluster.files import expand, fingerprint, names
+from cluster.files import COMPRESSION_SUFFIXES, File, fingerprint, listing, names, open_plain
+from cluster.streams import LONGEST_MAGIC, codec_of
 
-_LONGEST_LINE = 256 << 20  # bytes; a longer line means that the file is not what its format says
+PART_BYTES = 16 << 20  # of a file per part: a quarter of a second of reading, so that all workers have some
+_PART_FILES = 256  # in one bundle
+_EXPANDED = 4  # text is about so many times what it is compressed to
 _LINES_SHOWN = 5
+_MARK = "\x1e"
 
 
 class Document(NamedTuple):
     """One document as a reader gives it."""
 
     id: str
+    """Empty: the file and the line where it begins."""
     text: str
     source: str
     """Which of the corpus's sources it is from: a file's base name, or a library."""
@@ -33,20 +41,38 @@ class Document(NamedTuple):
     """What the split is drawn by; documents of one group are never on both sides. The text by default."""
     same_as: str = ""
     """What makes two documents duplicates; the text by default."""
+    line: int = 0
+    """Where it begins: line or row in its piece, from 1."""
+
+
+class Piece(NamedTuple):
+    """A file, or a range of it."""
+
+    name: str
+    """The file's base name, unique in the source, for ids and messages."""
+    url: str
+    start: int = 0
+    """First byte (formats of lines), row group (Parquet) or record batch (Arrow)."""
+    end: int = -1
+    """The one behind the last; -1: to the end of the file."""
 
 
 class Part(NamedTuple):
-    """A piece of a source that one worker reads: a file, or a bundle of modules."""
+    """A piece of a source that one worker reads: files, a piece of a file, or a bundle of modules."""
 
     name: str
-    """Base name, for ids and messages."""
+    """For messages."""
     at: Any
-    """The file's path or URL, or whatever the reader needs."""
+    """A list of `Piece`, or whatever the reader needs."""
+    size: int = 1
+    """For the progress: bytes of files, or 1."""
+    continues: bool = False
+    """It goes on in the file of the part before."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How records become documents."""
+    """How records become documents; fields as `tasks.ingest.Ingest` describes them."""
 
     text_field: str = "text"
     id_field: str = "id"
@@ -56,6 +82,11 @@ class ReadOptions:
     min_document_chars: int = 1
     max_document_chars: int = 5_000_000
 
+    @property
+    def longest_line(self) -> int:
+        """Bytes of the longest line that can hold a document: its characters escaped one by one, and other fields."""
+        return 6 * self.max_document_chars + (1 << 20)
+
 
 @dataclass
 class Tally:
@@ -64,11 +95,16 @@ class Tally:
     part: str
     options: ReadOptions
     skipped: Counter[str] = field(default_factory=Counter)
+    """Bad records, by reason."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Records that are sound and no documents: images in an archive of pages, texts that are too short."""
     repaired: Counter[str] = field(default_factory=Counter)
     bad_at: list[str] = field(default_factory=list)
-    """`file:line: reason` of the part's first bad records."""
+    """`file:line: reason` of the part's first bad records; numbers may be marked, see `located`."""
     total: int = 0
     taken: int = 0
+    lines: int = 0
+    """Lines or rows read so far of a piece that is not a whole file."""
 
     def bad(self, reason: str, where: str, remedy: str = "") -> None:
         """Count a record that cannot be read.
@@ -82,13 +118,25 @@ class Tally:
             self.bad_at.append(f"{where}: {reason}")
         check_bad(self.total, self.bad_at, self.options.max_bad_records, remedy)
 
-    def take(self) -> tuple[dict[str, int], dict[str, int], list[str]]:
-        """(skipped, repaired, new places) since the last call."""
-        found = dict(self.skipped), dict(self.repaired), self.bad_at[self.taken :]
-        self.skipped.clear()
-        self.repaired.clear()
+    def take(self) -> tuple[dict[str, int], dict[str, int], dict[str, int], list[str]]:
+        """(left out, skipped, repaired, new places) since the last call."""
+        counts = (self.left_out, self.skipped, self.repaired)
+        left_out, skipped, repaired = ({reason: n for reason, n in count.items() if n} for count in counts)
+        found = left_out, skipped, repaired, self.bad_at[self.taken :]
+        for count in counts:
+            count.clear()
         self.taken = len(self.bad_at)
         return found
+
+
+def place(piece: Piece, number: int) -> str:
+    """`file:line` for messages; marked where the piece does not begin its file."""
+    return f"{piece.name}:{_MARK}{number}{_MARK}" if piece.start else f"{piece.name}:{number}"
+
+
+def located(message: str, lines_before: int) -> str:
+    """A message with its marked lines counted from the file's beginning."""
+    return re.sub(f"{_MARK}(\\d+){_MARK}", lambda found: str(int(found[1]) + lines_before), message)
 
 
 def check_bad(count: int, bad_at: list[str], limit: int, remedy: str = "") -> None:
@@ -101,114 +149,62 @@ def check_bad(count: int, bad_at: list[str], limit: int, remedy: str = "") -> No
 
 
 class Source:
-    """Base of the readers."""
+    """Base of the readers: files through fsspec, small ones bundled, large ones in pieces where the format allows."""
 
     def fingerprint(self, source: str | tuple[str, ...]) -> Mapping[str, Any]:
         """What the data are, as JSON, for the stage's key; raises BadConfig where they are missing."""
         return {"files": fingerprint(source, "source")}
 
-    def parts(self, source: str | tuple[str, ...]) -> list[Part]:
-        """The pieces to read, in the order of the documents."""
-        files = expand(source, "source")
-        return [Part(name, url) for name, url in zip(names(files), files, strict=True)]
+    def files(self, source: str | tuple[str, ...]) -> list[File]:
+        """The files behind a source, in the order of the documents."""
+        return listing(source, "source")
+
+    def parts(self, files: Sequence[File], options: ReadOptions) -> Iterator[Part]:
+        """The parts of `files`, in the order of the documents: what they are follows from names and sizes alone.
+
+        Large files are opened when their turn comes, so use it lazily.
+        """
+        held: list[Piece] = []
+        weight = size = 0
+
+        def bundle() -> Part:
+            return Part(held[0].name, list(held), size)
+
+        for name, file in zip(names([file.url for file in files]), files, strict=True):
+            packed = file.url.lower().endswith(tuple(COMPRESSION_SUFFIXES))
+            own = max(0, file.size) * (_EXPANDED if packed else 1)
+            if held and (weight + own > PART_BYTES or len(held) == _PART_FILES):
+                yield bundle()
+                held, weight, size = [], 0, 0
+            ranges = self.ranges(file, options) if file.size > PART_BYTES and not packed else []
+            if len(ranges) > 1:
+                for number, (start, end) in enumerate(ranges):
+                    share = file.size * (number + 1) // len(ranges) - file.size * number // len(ranges)
+                    yield Part(name, [Piece(name, file.url, start, end)], share, continues=number > 0)
+            else:
+                held.append(Piece(name, file.url))
+                weight, size = weight + own, size + max(0, file.size)
+        if held:
+            yield bundle()
+
+    def ranges(self, file: File, options: ReadOptions) -> list[tuple[int, int]]:
+        """(start, end) of the pieces of a large file; fewer than two where it must be read as a whole."""
+        return []
 
     def read(self, part: Part, options: ReadOptions, tally: Tally) -> Iterator[Document]:
         """The documents of one part, in order."""
+        for piece in part.at:
+            yield from self.read_piece(piece, options, tally)
+
+    def read_piece(self, piece: Piece, options: ReadOptions, tally: Tally) -> Iterator[Document]:
+        """The documents of one piece, in order; `tally.lines` afterwards says how many lines or rows it had."""
         raise NotImplementedError
 
 
-def lines(stream: BinaryIO, name: str, options: ReadOptions, tally: Tally) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text without its line end) of a UTF-8 stream, under the policy for bad bytes.
-
-    Raises:
-        BadData: invalid UTF-8 where `invalid_utf8` is `error`, with the count and first lines of the whole
-            file; or a line of more than 256 MiB.
-    """
-    number = 0
-    while line := stream.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE:
-            raise BadData(
-                f"{name}:{number}: a line of more than {_LONGEST_LINE >> 20} MiB", "check that the format is right"
-            )
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            if options.invalid_utf8 == "error":
-                raise _invalid(stream, name, number) from None
-            if options.invalid_utf8 == "skip":
-                tally.bad("invalid UTF-8", f"{name}:{number}", _UTF8_REMEDY)
-                continue
-            text = line.decode("utf-8", "replace")
-            tally.repaired["invalid UTF-8"] += 1
-        if number == 1:
-            text = text.removeprefix("\ufeff")
-        yield number, text.rstrip("\r\n")
-
-
-_UTF8_REMEDY = "convert the file to UTF-8, or set invalid_utf8=replace, or invalid_utf8=skip with max_bad_records=N"
-
-
-def _invalid(stream: BinaryIO, name: str, first: int) -> BadData:
-    bad, number = [first], first
-    while line := stream.readline(_LONGEST_LINE):
-        number += 1
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            bad.append(number)
-    shown = ", ".join(map(str, bad[:_LINES_SHOWN])) + ("…" if len(bad) > _LINES_SHOWN else "")
-    count = f"{len(bad):,} line{'s are' if len(bad) > 1 else ' is'}"
-    return BadData(f"{name}: {count} not valid UTF-8 (line {shown}); policy: invalid_utf8=error", _UTF8_REMEDY)
-
-
-def record(fields: Mapping[str, Any], where: str, name: str, options: ReadOptions, tally: Tally) -> Document | None:
-    """The document of a record with named fields, or None where it is counted as bad.
-
-    `text_field` is its text, `id_field` its id (`where` if it has none), other scalar fields its meta.
-
-    Raises:
-        BadData: the record has no `text_field`, which is a wrong configuration rather than a bad record
-            where `max_bad_records` is 0; names the nearest field.
-    """
-    text = fields.get(options.text_field)
-    if not isinstance(text, str):
-        if options.text_field in fields:
-            tally.bad(f"field {options.text_field!r} is {_kind(text)}, expected a string", where)
-        else:
-            tally.bad(f"no field {options.text_field!r}", where, missing_field(options.text_field, fields))
-        return None
-    other = {
-        key: value
-        for key, value in fields.items()
-        if key not in (options.text_field, options.id_field) and value is not None and _scalar(value)
-    }
-    own = fields.get(options.id_field)
-    identity = str(own) if own is not None and own != "" else where
-    return Document(identity, text, name, json.dumps(other, sort_keys=True, ensure_ascii=False) if other else "{}")
-
-
-def missing_field(wanted: str, fields: Iterable[str]) -> str:
-    """The remedy for a missing text field."""
-    near = difflib.get_close_matches(wanted, list(fields), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}fields found: {', '.join(map(str, fields))}; set text_field=NAME"
-
-
-def _scalar(value: Any) -> bool:
-    return (
-        isinstance(value, bool | int)
-        or (isinstance(value, float) and value == value and abs(value) != float("inf"))
-        or (isinstance(value, str) and len(value) <= 1000)
-    )
-
-
-def _kind(value: Any) -> str:
-    return {
-        type(None): "null",
-        dict: "an object",
-        list: "a list",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-    }.get(type(value), type(value).__name__)
+def byte_ranges(file: File) -> list[tuple[int, int]]:
+    """Ranges of `PART_BYTES` of a file that is not compressed, whatever its name says."""
+    with open_plain(file.url) as plain:
+        if not plain.seekable() or codec_of(plain.peek(LONGEST_MAGIC)):
+            return []
+    starts = range(0, file.size, PART_BYTES)
+    return [(start, min(start + PART_BYTES, file.size)) for start in starts]

@@ -12,10 +12,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.files import File
 from tasks.sources.base import Document, Part, ReadOptions, Source, Tally
 from tasks.sources.docstrings import clean, is_prose, summary
 
@@ -79,19 +80,21 @@ class InstalledDocs(Source):
             "libraries": dict(sorted((name, version) for name, version, _ in installed())),
         }
 
-    def parts(self, source: str | tuple[str, ...]) -> list[Part]:
-        bundles: list[Part] = []
+    def files(self, source: str | tuple[str, ...]) -> list[File]:
+        return []
+
+    def parts(self, files: Sequence[File], options: ReadOptions) -> Iterator[Part]:
+        number = 0
         held: list[Module] = []
         size = 0
         for module, module_bytes in modules():
             held.append(module)
             size += module_bytes
             if size >= _BUNDLE_BYTES:
-                bundles.append(Part(f"modules-{len(bundles):04d}", held))
-                held, size = [], 0
+                yield Part(f"modules-{number:04d}", held)
+                number, held, size = number + 1, [], 0
         if held:
-            bundles.append(Part(f"modules-{len(bundles):04d}", held))
-        return bundles
+            yield Part(f"modules-{number:04d}", held)
 
     def read(self, part: Part, options: ReadOptions, tally: Tally) -> Iterator[Document]:
         import gc

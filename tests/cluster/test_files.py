@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import BadConfig, BadData
-from cluster.files import expand, fingerprint, names, open_stream
+from cluster.files import expand, fingerprint, names
+from cluster.streams import open_stream
 
 TEXT = b"".join(b"line %d of some text\n" % i for i in range(20_000))
 

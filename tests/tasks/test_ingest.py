@@ -142,9 +142,9 @@ def test_the_split_stays_when_documents_are_added(tmp_path: Path) -> None:
 
 
 def test_large_text_goes_into_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.ingest.SHARD_BYTES", 20_000)
-    monkeypatch.setattr("tasks.ingest.ROW_GROUP_BYTES", 5_000)
-    monkeypatch.setattr("tasks.ingest._BATCH_BYTES", 1_000)
+    monkeypatch.setattr("tasks.corpus_writer.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("tasks.corpus_writer.ROW_GROUP_BYTES", 5_000)
+    monkeypatch.setattr("tasks.sources.batches.BATCH_BYTES", 1_000)
     every = texts(500)
     source = jsonl(tmp_path / "a.jsonl", [{"text": t} for t in every])
     found, context = ingest(tmp_path, source)
