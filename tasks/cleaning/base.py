@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 
 
 class Documents(NamedTuple):
-    """A slice of the corpus as steps see it. texts: [N]; first: the number of the first in the corpus; validation: [N]."""
+    """A slice of the corpus as steps see it: texts [N], the number of the first in the corpus, validation [N]."""
 
     texts: Sequence[str]
     first: int
@@ -51,6 +51,10 @@ class DocumentStep:
     def clean(self, texts: Sequence[str]) -> list[Verdict]:
         """A verdict for each text, in order."""
         raise NotImplementedError
+
+    def shown(self, text: str) -> str:
+        """A text as a report's samples may show it; steps that take secrets out blot them out."""
+        return text
 
 
 class Decision(Protocol):
