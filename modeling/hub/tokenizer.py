@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 from collections.abc import Collection, Iterable, Mapping
@@ -20,8 +21,8 @@ _SPELLED = {
     "cls": ("[CLS]", "<cls>"),
     "sep": ("[SEP]", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
-    "bos": ("<s>", "<|endoftext|>"),
-    "eos": ("</s>", "<|endoftext|>"),
+    "bos": ("<s>", "<|endoftext|>", "<|startoftext|>", "<|begin_of_text|>", "<bos>"),
+    "eos": ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"),
 }
 """What the tokens are called where no file says it."""
 _STAND_INS = (("cls", "bos"), ("sep", "eos"), ("bos", "cls"), ("eos", "sep"), ("bos", "eos"), ("pad", "eos"))
@@ -63,14 +64,21 @@ def roles_of(folder: Path) -> dict[str, int]:
     return {} if not (folder / INFO).is_file() else dict(_json(folder / INFO)["special_tokens"])
 
 
-def read_tokenizer(folder: Path) -> dict[str, Any]:
+def read_tokenizer(
+    folder: Path, given: Mapping[str, str] | None = None, otherwise: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """tokenizer-info.json for a Hub folder: {kind, vocab_size, lowercase, sentinels, special_tokens}.
 
-    Roles come from tokenizer_config.json and special_tokens_map.json, then from the ids in config.json, then from
-    the usual spellings. A role without a token is filled by another's (GPT-2 pads with its end of text).
+    Roles come from `given`, then from tokenizer_config.json and special_tokens_map.json, then from the ids in
+    config.json, then from `otherwise`, then from the usual spellings. A role without a token is filled by another's
+    (GPT-2 pads with its end of text).
+
+    Args:
+        given: {role: token} that the user names; other roles than `ROLES` are taken over, too.
+        otherwise: {role: token} that another file of the tokenizer names.
 
     Raises:
-        ConfigError: the folder has no tokenizer.json.
+        ConfigError: the folder has no tokenizer.json, or a given token is not in the vocabulary.
     """
     path = folder / TOKENIZER
     if not path.is_file():
@@ -91,7 +99,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
         "vocab_size": max(vocabulary.values()) + 1,
         "lowercase": _lowercases(layout.get("normalizer")),
         "sentinels": sum(f"<extra_id_{n}>" in vocabulary for n in range(len(vocabulary))),
-        "special_tokens": _roles(folder, vocabulary),
+        "special_tokens": _roles(folder, vocabulary, given or {}, otherwise or {}),
     }
 
 
@@ -100,25 +108,36 @@ def ids_alone(folder: Path, vocab_size: int) -> dict[str, Any]:
     return {"kind": "none", "vocab_size": vocab_size, "special_tokens": _configured(folder, range(vocab_size))}
 
 
-def _roles(folder: Path, vocabulary: Mapping[str, int]) -> dict[str, int]:
+def _roles(
+    folder: Path, vocabulary: Mapping[str, int], given: Mapping[str, str], otherwise: Mapping[str, str]
+) -> dict[str, int]:
     found: dict[str, int] = {}
+    for role, token in given.items():
+        if token not in vocabulary:
+            near = difflib.get_close_matches(token, vocabulary, n=1)
+            raise ConfigError(
+                f"special_tokens.{role}: the vocabulary has no token {token!r}"
+                + (f"; did you mean {near[0]!r}?" if near else ""),
+                "name a token that is there, or give a new one by added_tokens",
+            )
+        found[role] = vocabulary[token]
     for name in (SETTINGS, SPECIAL):
         named = _json(folder / name) if (folder / name).is_file() else {}
         for role in ROLES:
-            spelling = named.get(f"{role}_token")
+            spelling: Any = named.get(f"{role}_token")
             spelling = spelling.get("content") if isinstance(spelling, dict) else spelling
             if spelling in vocabulary:
                 found.setdefault(role, vocabulary[spelling])
     for role, number in _configured(folder, vocabulary.values()).items():
         found.setdefault(role, number)
-    for role, spellings in _SPELLED.items():
-        for spelling in spellings:
-            if spelling in vocabulary:
-                found.setdefault(role, vocabulary[spelling])
+    for role, spellings in (*((role, (token,)) for role, token in otherwise.items()), *_SPELLED.items()):
+        for name in spellings:
+            if name in vocabulary:
+                found.setdefault(role, vocabulary[name])
     for role, other in _STAND_INS:
         if role not in found and other in found:
             found[role] = found[other]
-    return {role: found[role] for role in ROLES if role in found}
+    return {role: found[role] for role in (*ROLES, *sorted(set(found) - set(ROLES))) if role in found}
 
 
 def _configured(folder: Path, known: Collection[int]) -> dict[str, int]:

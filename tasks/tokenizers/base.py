@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cluster.errors import BadData
+from tasks.tokenizers.sample import count_letters
 
 LARGEST_ALPHABET = 1000
 
@@ -18,6 +18,7 @@ class TokenizerSettings(NamedTuple):
     lowercase: bool
     min_frequency: int
     sentinels: int = 0
+    coverage: float = 0.9995
 
 
 def alphabet(sample: Iterable[str], normalizer: Any, vocab_size: int) -> list[str]:
@@ -29,13 +30,11 @@ def alphabet(sample: Iterable[str], normalizer: Any, vocab_size: int) -> list[st
     Raises:
         BadData: the sample holds no letters.
     """
-    words: Counter[str] = Counter()
-    for text in sample:
-        words.update(text.split())
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for letter in normalizer.normalize_str(word):
-            counts[letter] += count
+    return most_frequent(count_letters(sample, normalizer), vocab_size)
+
+
+def most_frequent(counts: Mapping[str, int], vocab_size: int) -> list[str]:
+    """`alphabet` of letters with these counts."""
     letters = [c for c in counts if not c.isspace()]
     if not letters:
         raise BadData("the corpus has no characters to learn a vocabulary from", "give a corpus that holds text")

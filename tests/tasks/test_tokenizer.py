@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase
 
 from cluster.errors import BadConfig, BadData
+from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
+from tasks.objectives import OBJECTIVES
+from tasks.objectives.settings import parse
 from tasks.tokenizer import ROLES_OF, TOKENIZERS, TrainTokenizer, sentinel_ids
+from tasks.tokenizer_figures import EXAMPLES
 from tasks.tokenizers.base import TokenizerSettings
-from tasks.tokenizers.unigram import settled
+from tasks.tokenizers.sample import CorpusSample, blocks, count_letters, count_words
+from tasks.tokenizers.unigram import known_words, settled
+from tasks.vocabulary import vocabulary_of
 from tests.tasks.stage import FolderContext, digests, run_stage
 
 CORPUS = Ingest(source="corpus.txt")
@@ -146,6 +153,18 @@ def test_roles_are_known_before_training(corpus: Path, tmp_path: Path, kind: str
     assert {tokenizer.id_to_token(i) for i in info["special_tokens"].values()} <= added
 
 
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+def test_kinds_without_learning_serve_every_objective(corpus: Path, tmp_path: Path, kind: str) -> None:
+    needed = {role for name in OBJECTIVES for role in parse({"kind": name}).needs}
+    assert needed | {"delimiter"} <= set(ROLES_OF[kind]) and "sentinels" in needed
+    tokenizer = TrainTokenizer(corpus=CORPUS, kind=kind)
+    for name in OBJECTIVES:
+        MakeExamples(corpus=CORPUS, tokenizer=tokenizer, objective=parse({"kind": name}))
+    out = train(corpus, tmp_path / "t", kind=kind)[2].out
+    task = MakeExamples(corpus=CORPUS, tokenizer=tokenizer, objective=parse({"kind": "span-corruption"}))
+    assert run_stage(task, tmp_path / "e", corpus=corpus, tokenizer=out).metrics["train_sequences"] > 100
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_text_that_spells_a_special_token_is_text(corpus: Path, tmp_path: Path, kind: str) -> None:
     tokenizer, info, _ = train(corpus, tmp_path / "t", kind=kind, vocab_size=700)
@@ -156,31 +175,90 @@ def test_a_text_that_spells_a_special_token_is_text(corpus: Path, tmp_path: Path
 
 
 def test_unigram_pieces_are_settled() -> None:
-    """What hash maps decide is gone: last digits, the order of ties, the ranks of letters added for coverage."""
-    one = [("ab", -2.00001), ("ba", -2.00001 - 1e-12), ("c", -3.0), ("x", -9.0), ("y", -9.0 + 1e-4), ("z", -9.0 + 2e-4)]
-    two = [("ba", -2.00001), ("ab", -2.00001 - 2e-12), ("c", -3.0), ("z", -9.0), ("x", -9.0 + 1e-4), ("y", -9.0 + 2e-4)]
-    expected = [("ab", -2.0), ("ba", -2.0), ("c", -3.0), ("x", -9.0), ("y", -9.0), ("z", -9.0)]
-    assert settled(one) == settled(two) == expected
+    """The last digits of a logarithm are gone, and ties are in the order of their texts."""
+    one = [("ba", -2.00001), ("ab", -2.00001 - 1e-12), ("c", -3.0)]
+    two = [("c", -3.0), ("ab", -2.00001 + 2e-12), ("ba", -2.00001)]
+    assert settled(one) == settled(two) == [("ab", -2.0), ("ba", -2.0), ("c", -3.0)]
+
+
+def test_words_that_unigram_learns_from() -> None:
+    words = {"aéb": 3, "ab": 2, "é": 5, "a" * 2500: 1}
+    assert known_words(words, "ab") == [("a", 3), ("a" * 500, 1), ("a" * 1000, 2), ("ab", 2), ("b", 3)]
+
+
+def test_bytes_are_byt5s(corpus: Path, tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    tokenizer, info, context = train(corpus, tmp_path / "t", kind="bytes", vocab_size=362)
+    assert info["vocab_size"] == 362 and info["unk_rate"] == 0 and info["bytes_per_token"] == 1 and not context.logged
+    roles = dict(pad=0, unk=2, cls=259, sep=1, mask=260, bos=259, eos=1, delimiter=261)
+    assert info["special_tokens"] == roles and info["sentinels"] == 100
+    assert sentinel_ids(tokenizer) == list(range(361, 261, -1))
+    text = "A value, of  two spaces\n\tZürich 東京 🙂\0\x7f\xad"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert ids == [byte + 3 for byte in text.encode()]
+    assert ids == ByT5Tokenizer(extra_ids=0)(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode("a", "b").tokens == ["<s>", "a", "</s>", "</s>", "b", "</s>"]
+    more = train(corpus, tmp_path / "more", kind="bytes", vocab_size=1000)[2]
+    assert more.logged == ["a vocabulary of bytes has 362 tokens, not the 1,000 of vocab_size"]
+
+
+def test_characters_up_to_a_coverage(corpus: Path, tmp_path: Path) -> None:
+    tokenizer, info, _ = train(corpus, tmp_path / "t", kind="characters", vocab_size=300, sentinels=2)
+    text = "The value,  of é\nit"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert len(ids) == len(text) and ids.count(2) == 1 and tokenizer.encode("é").ids[1] == 2
+    assert tokenizer.decode([n for n in ids if n != 2]) == text.replace("é", "")
+    assert tokenizer.id_to_token(3) == "▁", "the most frequent one is the space"
+    unk_rate = info["unk_rate"]
+    assert 0 < unk_rate < 0.003
+    assert sentinel_ids(tokenizer) == [info["vocab_size"] - 1, info["vocab_size"] - 2]
+    starts = vocabulary_of(tokenizer.to_str(), info["special_tokens"]).starts_word
+    assert starts[3] and not starts[4:].all()
+    every, info, _ = train(corpus, tmp_path / "all", kind="characters", vocab_size=300, sentinels=0, coverage=1.0)
+    assert info["vocab_size"] > tokenizer.get_vocab_size() - 2 and 2 not in every.encode("Café naïve Zürich").ids
+    few, info, _ = train(corpus, tmp_path / "few", kind="characters", vocab_size=64, sentinels=0)
+    assert info["vocab_size"] == 64 and info["unk_rate"] > unk_rate
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_same_bytes_in_every_process_and_on_any_number_of_threads(corpus: Path, tmp_path: Path, kind: str) -> None:
+def test_what_the_info_says(corpus: Path, tmp_path: Path, kind: str) -> None:
+    tokenizer, info, context = train(corpus, tmp_path / "t", kind=kind, vocab_size=900)
+    assert [(e["class"], e["word"]) for e in info["examples"]] == list(EXAMPLES)
+    marks = str.maketrans("", "", "#▁Ġ")
+    for example in info["examples"]:
+        cut = "".join(example["pieces"]).replace("</w>", "").translate(marks)
+        assert cut.lower() == example["word"].lower() or "unk" in cut.lower()
+    assert info["examples"][0]["pieces"] == tokenizer.encode(" hat", add_special_tokens=False).tokens
+    figures = {"fertility_tokens_per_word", "bytes_per_token", "unk_rate", "whole_word_share", "vocab_size"}
+    assert set(context.metrics) == figures and info["measured_on"] == "validation"
+    assert context.timings["megabytes_per_second"] > 0
+
+
+def test_same_bytes_in_every_process_and_on_any_number_of_threads(corpus: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path\n"
+        "import os, sys; from pathlib import Path\n"
+        "for name in sorted(os.environ, reverse=sys.argv[3] == '4'):  # in another order each time\n"
+        "    os.environ[name] = os.environ.pop(name)\n"
+        "from tasks.tokenizer import TOKENIZERS\n"
         "from tests.tasks.test_tokenizer import train\n"
-        f"train(Path(sys.argv[1]), Path(sys.argv[2]), kind={kind!r}, vocab_size=700)"
+        "for kind in TOKENIZERS:\n"
+        "    train(Path(sys.argv[1]), Path(sys.argv[2]) / kind, kind=kind, vocab_size=700)"
     )
     found = []
     for threads in ("1", "2", "4"):
         out = tmp_path / threads
+        out.mkdir()
         environment = os.environ | {
             "RAYON_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "true",
             "PYTHONHASHSEED": threads,
         }
-        subprocess.run([sys.executable, "-c", code, str(corpus), str(out)], check=True, env=environment)
+        command = [sys.executable, "-c", code, str(corpus), str(out), threads]
+        subprocess.run(command, check=True, env=environment)
         found.append(digests(out))
-    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2 * len(TOKENIZERS) and found[0] == found[1] == found[2]
 
 
 def test_a_sample_is_drawn_by_hash(corpus: Path, tmp_path: Path) -> None:
@@ -188,20 +266,50 @@ def test_a_sample_is_drawn_by_hash(corpus: Path, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_counting_in_workers_gives_the_same_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    import ray
+
+    here = digests(train(corpus, tmp_path / "here", kind="unigram", vocab_size=500, sample_bytes=100_000)[2].out)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        there = digests(train(corpus, tmp_path / "ray", kind="unigram", vocab_size=500, sample_bytes=100_000)[2].out)
+    finally:
+        ray.shutdown()
+    assert here == there
+
+
+def test_a_sample_of_one_long_text_has_its_size(tmp_path: Path) -> None:
+    text = " ".join(f"word{n} and" for n in range(200_000))
+    (tmp_path / "book.txt").write_text(text)
+    task = Ingest(source=str(tmp_path / "book.txt"), documents="file", validation_share=0)
+    folder = run_stage(task, tmp_path / "corpus").out
+    drawn = list(CorpusSample(folder, len(text) // 4))
+    assert 0.1 < sum(map(len, drawn)) / len(text) < 0.4 and max(map(len, drawn)) <= 1 << 16
+    assert "".join(CorpusSample(folder, len(text))) == text
+    whole = CorpusSample(folder, len(text))
+    assert count_letters(whole)["w"] == 200_000
+    assert count_words(whole, Lowercase())["and"] == 200_000, "blocks are cut between words"
+    assert list(blocks("x" * 70_000)) == ["x" * 65_536, "x" * 4_464]
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_more_vocabulary_than_the_text_can_give(corpus: Path, tmp_path: Path, kind: str) -> None:
     tokenizer, info, context = train(corpus, tmp_path / "t", kind=kind, vocab_size=100_000)
     assert sorted(tokenizer.get_vocab().values()) == list(range(info["vocab_size"]))
     assert info["vocab_size"] == tokenizer.get_vocab_size() < 100_000 == info["requested_vocab_size"]
-    assert any("not the 100,000 of vocab_size" in line for line in context.logged)
+    assert context.logged == [
+        f"a vocabulary of bytes has {info['vocab_size']} tokens, not the 100,000 of vocab_size"
+        if kind == "bytes"
+        else f"warning: the text gives {info['vocab_size']:,} tokens, not the 100,000 of vocab_size"
+    ]
 
 
 def test_bad_settings(corpus: Path, tmp_path: Path) -> None:
-    for kind, least in (("bpe", 261), ("gpt2", 258), ("unigram", 164)):
+    for kind, least in (("bpe", 261), ("gpt2", 258), ("unigram", 164), ("bytes", 362), ("characters", 107)):
         with pytest.raises(BadConfig, match=f"at least {least}"):
             TrainTokenizer(corpus=CORPUS, kind=kind, vocab_size=100)
-    for kind in ("wordpiece", "bpe-words", "unigram", "unigram-bert"):
+    for kind in ("wordpiece", "bpe-words", "unigram", "unigram-bert", "characters"):
         with pytest.raises(BadData, match="no characters to learn"):
-            TOKENIZERS.load(kind)([" ", ""], TokenizerSettings(200, True, 2))
+            TOKENIZERS.load(kind)(["", ""] if kind == "characters" else [" ", ""], TokenizerSettings(200, True, 2))
     with pytest.raises(ValidationError, match="did you mean 'wordpiece'"):
         TrainTokenizer(corpus=CORPUS, kind="wordpeice")
