@@ -26,7 +26,7 @@ class Stream(NamedTuple):
     """Consecutive documents as tokens, each with its separator after or before it.
 
     ids: [N], uint16 or uint32. sentence_ends, document_ends: positions in `ids`, ascending int64, where a sentence's or
-    a document's tokens (with its separator) end; only the sentence packings need them.
+    a document's tokens (with its separator) end; the sentence packings need both.
     """
 
     ids: np.ndarray
@@ -111,7 +111,9 @@ class SentencePacker(StreamPacker):
         assert stream.sentence_ends is not None and stream.document_ends is not None
         held = len(self.rest)
         ids = np.concatenate([self.rest, stream.ids.astype(self.dtype, copy=False)])
-        self.breaks += (np.union1d(stream.sentence_ends, stream.document_ends) + held).tolist()
+        breaks = np.concatenate([stream.sentence_ends, stream.document_ends])
+        breaks.sort(kind="stable")  # two ascending runs: merged
+        self.breaks += (breaks[np.diff(breaks, prepend=-1) > 0] + held).tolist()
         self.stops += (stream.document_ends + held).tolist()
         # A row is settled once the token after the fullest possible one is there.
         return self._pack(ids, len(ids) - self.body - 1)
@@ -121,20 +123,25 @@ class SentencePacker(StreamPacker):
         return self._pack(self.rest, len(self.rest) - 1)
 
     def _pack(self, ids: np.ndarray, last_start: int) -> np.ndarray:
-        starts, ends = [], []
-        start = 0
+        starts: list[int] = []
+        ends: list[int] = []
+        breaks, stops, body, size = self.breaks, self.stops, self.body, len(ids)
+        skipped = np.zeros(size + 1, dtype=bool)
+        if not self.layout.separator_first:
+            skipped[:-1] = ids == self.separator  # where a row would begin with what the end of the one before says
+        begins = skipped.tobytes()
+        start = reached = passed = 0  # the row's first token; breaks and documents up to there
         while start <= last_start:
-            limit = min(start + self.body, len(ids))
+            limit = min(start + body, size)
             if not self.cross_documents:
-                limit = min(limit, self.stops[bisect_right(self.stops, start)])
-            reached = bisect_right(self.breaks, limit)
+                passed = bisect_right(stops, start, passed)
+                limit = min(limit, stops[passed])
+            reached = bisect_right(breaks, limit, reached)
             # Where no sentence ends in reach, one longer than a row is cut.
-            end = self.breaks[reached - 1] if reached and self.breaks[reached - 1] > start else limit
+            end = breaks[reached - 1] if reached and breaks[reached - 1] > start else limit
             starts.append(start)
             ends.append(end)
-            start = end
-            if not self.layout.separator_first and start < len(ids) and ids[start] == self.separator:
-                start += 1  # the row's end says the same
+            start = end + begins[end]
         self.rest = ids[start:]
         self.breaks = [b - start for b in self.breaks[bisect_right(self.breaks, start) :]]
         self.stops = [s - start for s in self.stops[bisect_right(self.stops, start) :]]

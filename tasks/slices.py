@@ -16,10 +16,10 @@ import numpy as np
 
 from cluster.parallel import in_ray
 from tasks.corpus_reader import read_batches
+from tasks.encoding import bytes_of, load_encoder
 from tasks.objectives.settings import Layout
 from tasks.packing import Stream
-from tasks.sentences import split_sentences
-from tasks.vocabulary import load_tokenizer
+from tasks.sentences import sentence_places
 
 SLICE_BYTES = 2 << 20  # of text, at least
 
@@ -36,12 +36,22 @@ class Piece(NamedTuple):
 
     stream: the documents with separators, empty for sentence pairs. pairs: columns of rows, for sentence pairs.
     counts: int64 [V], how often each token stands in it. size: bytes of text.
+    document_tokens: int64 [documents], tokens of each one's text; with sentences none for a text of white space.
     """
 
     stream: Stream | None
     pairs: Mapping[str, np.ndarray] | None
     counts: np.ndarray
     size: int
+    document_tokens: np.ndarray
+
+
+class _Sentences(NamedTuple):
+    """The sentences of a slice that have a token: ids of all, where each ends in them, and its document's number."""
+
+    ids: np.ndarray
+    ends: np.ndarray
+    documents: np.ndarray
 
 
 def slices(corpus: Path, split: str) -> Iterator[Slice]:
@@ -92,69 +102,59 @@ class Tokenise(NamedTuple):
 
     def piece(self, slice_: Slice) -> Piece:
         """The slice, tokenised; runs in a worker."""
-        import pyarrow.compute as pc
-
         if in_ray():
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per Ray task; the tasks are the parallelism
-        texts = slice_.texts.to_pylist()
-        size = pc.sum(pc.binary_length(slice_.texts)).as_py() or 0
+        encoder = load_encoder(self.tokenizer_json)
+        data, places = bytes_of(slice_.texts)
+        documents, size = len(slice_.texts), len(data)
+        if self.layout.pairs == "none" and not self.sentences:
+            encoded = encoder.encode_bytes(data, places)
+            ids, ends = encoded.ids.astype(self.dtype, copy=False), encoded.ends
+            made = Stream(*self._separated(ids, ends))
+            return Piece(made, None, self._counts(made.ids), size, np.diff(ends, prepend=0))
+        sentences = self._sentences(data, places)
+        lengths = np.diff(sentences.ends, prepend=0)
+        tokens = np.bincount(sentences.documents, lengths, minlength=documents).astype(np.int64)
         if self.layout.pairs != "none":
-            documents = self._sentences(texts)
-            ids = [sentence for document in documents for sentence in document]
-            rows = self._pairs(documents, slice_.first_document)
-            return Piece(None, rows, self._counts(ids), size)
-        stream = self._by_sentence(self._sentences(texts)) if self.sentences else self._whole(texts)
-        return Piece(stream, None, self._counts([stream.ids]), size)
+            rows = self._pairs(_listed(sentences, documents), slice_.first_document)
+            return Piece(None, rows, self._counts(sentences.ids), size, tokens)
+        made = self._by_sentence(sentences)
+        return Piece(made, None, self._counts(made.ids), size, tokens)
 
     @property
     def dtype(self) -> Any:
         """Of ids: uint16 where the vocabulary allows, otherwise uint32."""
         return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
 
-    def _counts(self, ids: list[np.ndarray]) -> np.ndarray:
-        joined = np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
-        return np.bincount(joined, minlength=self.vocab_size)
+    def _counts(self, ids: np.ndarray) -> np.ndarray:
+        return np.bincount(ids, minlength=self.vocab_size)
 
-    def _encode(self, texts: list[str]) -> list[Any]:
-        return load_tokenizer(self.tokenizer_json).encode_batch_fast(texts, add_special_tokens=False)
+    def _separated(self, ids: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, None, np.ndarray]:
+        """The documents that end there with their separators, and where each ends then."""
+        at = np.concatenate([[0], ends[:-1]]) if self.layout.separator_first and len(ends) else ends
+        separator = self.special_tokens[self.layout.separator]
+        return np.insert(ids, at, separator), None, ends + np.arange(1, len(ends) + 1)
 
-    def _whole(self, texts: list[str]) -> Stream:
-        """Every document with its separator."""
-        separator, first = self.special_tokens[self.layout.separator], self.layout.separator_first
-        ids: list[int] = []
-        for encoding in self._encode(texts):
-            if first:
-                ids.append(separator)
-            ids += encoding.ids
-            if not first:
-                ids.append(separator)
-        return Stream(np.array(ids, dtype=self.dtype))
+    def _sentences(self, data: np.ndarray, places: np.ndarray) -> _Sentences:
+        """The sentences of every document, without those that have no token."""
+        bounds = places.tolist()
+        texts = (data[begin:end].tobytes().decode() for begin, end in zip(bounds, bounds[1:], strict=False))
+        full = np.array([not (text.isspace() or not text) for text in texts], dtype=bool)
+        numbers = np.flatnonzero(full)
+        if len(numbers) < len(full):
+            sizes = np.diff(places)
+            data, places = data[np.repeat(full, sizes)], np.concatenate([[0], np.cumsum(sizes[full])])
+        places, documents = sentence_places(data, places)
+        encoded = load_encoder(self.tokenizer_json).encode_bytes(data, places)
+        held = np.flatnonzero(np.diff(encoded.ends, prepend=0))
+        return _Sentences(encoded.ids.astype(self.dtype, copy=False), encoded.ends[held], numbers[documents[held]])
 
-    def _sentences(self, texts: list[str]) -> list[list[np.ndarray]]:
-        """The sentences of every document, without empty ones."""
-        split = [split_sentences(text) for text in texts]
-        encoded = iter(self._encode([sentence for document in split for sentence in document]))
-        dtype = self.dtype
-        arrays = [[np.array(next(encoded).ids, dtype=dtype) for _ in document] for document in split]
-        return [[sentence for sentence in document if len(sentence)] for document in arrays]
-
-    def _by_sentence(self, documents: list[list[np.ndarray]]) -> Stream:
+    def _by_sentence(self, sentences: _Sentences) -> Stream:
         """Every document that has a sentence with its separator, and where sentences and documents end."""
-        separator = np.array([self.special_tokens[self.layout.separator]], dtype=self.dtype)
-        before, after = ([separator], []) if self.layout.separator_first else ([], [separator])
-        parts: list[np.ndarray] = []
-        ends: list[int] = []  # numbers of parts
-        stops: list[int] = []
-        for document in filter(None, documents):
-            parts += before
-            for sentence in document:
-                parts.append(sentence)
-                ends.append(len(parts))
-            parts += after
-            stops.append(len(parts))
-        sizes = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        ids = np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
-        return Stream(ids, sizes[np.array(ends, dtype=int)], sizes[np.array(stops, dtype=int)])
+        last = np.flatnonzero(np.diff(sentences.documents, append=-1))  # sentences that end their document
+        ids, _, document_ends = self._separated(sentences.ids, sentences.ends[last])
+        before = np.searchsorted(last, np.arange(len(sentences.ends)))  # documents that ended before the sentence
+        return Stream(ids, sentences.ends + before + self.layout.separator_first, document_ends)
 
     def _pairs(self, documents: list[list[np.ndarray]], first_document: int) -> dict[str, np.ndarray]:
         """Rows of sentence pairs, all copies one after another."""
@@ -179,3 +179,13 @@ class Tokenise(NamedTuple):
         tokens, boundary, pair_label = (np.concatenate(each) for each in zip(*made, strict=True))
         copy = np.repeat(np.arange(self.copies, dtype=np.uint8), [len(each[0]) for each in made])
         return {"tokens": tokens, "boundary": boundary, "pair_label": pair_label, "copy": copy}
+
+
+def _listed(sentences: _Sentences, documents: int) -> list[list[np.ndarray]]:
+    """The sentences of every document, as views."""
+    made: list[list[np.ndarray]] = [[] for _ in range(documents)]
+    begin = 0
+    for end, document in zip(sentences.ends.tolist(), sentences.documents.tolist(), strict=True):
+        made[document].append(sentences.ids[begin:end])
+        begin = end
+    return made

@@ -17,11 +17,13 @@ FILE = "vocabulary.arrow"
 
 @lru_cache(maxsize=2)
 def load_tokenizer(tokenizer_json: str) -> Any:
-    """The `tokenizers.Tokenizer`, for which "[MASK]" in a text is text."""
+    """The `tokenizers.Tokenizer`, for which "[MASK]" in a text is text, and which neither cuts nor pads."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # an imported one may do either
+    tokenizer.no_padding()
     return tokenizer
 
 
@@ -54,7 +56,7 @@ def vocabulary_of(
         elif model.get("end_of_word_suffix"):
             starts_word[i] = True
         else:
-            starts_word[i] = token.startswith(("Ġ", "Ċ", "ĉ", "▁"))
+            starts_word[i] = token.startswith(("Ġ", "Ċ", "ĉ", "▁", "\n", "\t"))
     return Vocabulary(size, dict(special_tokens), special, starts_word, tuple(tokens), _sentinels(spelled.get), counts)
 
 
