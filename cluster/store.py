@@ -33,9 +33,10 @@ from cluster.owner import Owner
 from cluster.store_errors import told
 from cluster.store_fetch import Fetching
 from cluster.store_files import checked_key, content_digest, describe, encode
+from cluster.store_lazy import ArtifactFiles
 from cluster.store_scratch import Scratch
 
-__all__ = ["Claim", "Held", "Owner", "Published", "Store"]
+__all__ = ["ArtifactFiles", "Claim", "Held", "Owner", "Published", "Store"]
 
 _ATTEMPT = re.compile(r"^a(\d{6})$")
 
@@ -52,7 +53,7 @@ class Store(Fetching, Scratch):
     """
 
     def __init__(
-        self, url: str | os.PathLike[str], *, lease_ttl_seconds: float = 20, cache_bytes: int = 50 << 30
+        self, url: str | os.PathLike[str], *, lease_ttl_seconds: float = 20, cache_bytes: int | None = None
     ) -> None:
         super().__init__(url, lease_ttl_seconds=lease_ttl_seconds, cache_bytes=cache_bytes)
         self._leases = Leases(self._files, lease_ttl_seconds)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import store_errors
-from cluster.errors import Unreachable, UserError
+from cluster.errors import BadConfig, Unreachable, UserError
 from cluster.store_errors import told
 from cluster.store_files import checked_path, encode
 from cluster.store_local import LocalFiles
@@ -28,6 +28,22 @@ def _temporary_base() -> Path:
     return base
 
 
+def cache_bound() -> int:
+    """Bytes that this machine's copies of remote artifacts may take: TRIPTYCH_CACHE_GB (10⁹ bytes), 50 by default.
+
+    Raises:
+        BadConfig: the variable is no positive number.
+    """
+    text = os.environ.get("TRIPTYCH_CACHE_GB") or "50"
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e9:
+        raise BadConfig(f"TRIPTYCH_CACHE_GB is {text!r}, expected a positive number", "give gigabytes, as 50")
+    return int(found * 1e9)
+
+
 class OpenStore:
     """A store, opened.
 
@@ -35,14 +51,14 @@ class OpenStore:
         url: a local path, `file://`, `s3://bucket/prefix`, `gs://bucket/prefix`, `memory://name`, … S3
             takes credentials and endpoint from the usual variables (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …).
         lease_ttl_seconds: a lease whose heartbeat stands still for so long is expired; beat four times as often.
-        cache_bytes: bound of this machine's copies of remote artifacts.
+        cache_bytes: bound of this machine's copies of remote artifacts; `cache_bound()` where it is not given.
 
     Raises:
         Unreachable: bad URL, no permission, no answer.
     """
 
     def __init__(
-        self, url: str | os.PathLike[str], *, lease_ttl_seconds: float = 20, cache_bytes: int = 50 << 30
+        self, url: str | os.PathLike[str], *, lease_ttl_seconds: float = 20, cache_bytes: int | None = None
     ) -> None:
         url = os.fspath(url)
         scheme, found, rest = url.partition("://")
@@ -65,7 +81,7 @@ class OpenStore:
             self.url = f"{scheme}://{rest.strip('/') or ('store' if self.in_process else '')}"
             self._files = open_remote(self.url)
         self.lease_ttl_seconds = lease_ttl_seconds
-        self.cache_bytes = cache_bytes
+        self.cache_bytes = cache_bound() if cache_bytes is None else cache_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (type(self), self.url, self.lease_ttl_seconds, self.cache_bytes)

@@ -7,12 +7,13 @@ however it ends. Eviction, least recently used first, takes only what it can loc
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _NAME = re.compile(r"^[0-9a-f]{64}$")
@@ -49,6 +50,14 @@ class FolderCache:
             return target
         except FileNotFoundError:
             pass
+        with self._filling(name):
+            if not target.exists():
+                self._fill(target, size_bytes, fill)
+                self._make_room(0)  # others may have filled theirs meanwhile
+        return target
+
+    def _fill(self, target: Path, size_bytes: int, fill: Callable[[Path], None]) -> None:
+        name = target.name
         self._make_room(size_bytes)
         temporary = self.folder / f".{name}.{os.urandom(6).hex()}"
         temporary.mkdir()
@@ -63,7 +72,21 @@ class FolderCache:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        return target
+
+    @contextlib.contextmanager
+    def _filling(self, name: str) -> Iterator[None]:
+        """One filler at a time, so that the ranks of a machine download a file once; the others wait here.
+
+        The file is removed at the end. One who still waits on it, and one who makes it anew, find the folder there.
+        """
+        path = self.folder / f"{name}.fill"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(lock)
 
     def unpin(self, name: str) -> None:
         """This process uses the folder no longer."""

@@ -156,6 +156,7 @@ def show(
     what: Annotated[str, typer.Argument(metavar="RUN|KEY", help="A run, or the key of an artifact.")],
     stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="A stage of the run.")] = None,
     store: StoreOption = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Show the tokens' numbers in examples.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show an artifact: what made it, its figures and files, and a look inside; or a run's record."""
@@ -166,7 +167,7 @@ def show(
     if json:
         show_json(manifest if manifest is not None else {**record.info, "status": record.status})
     elif manifest is not None:
-        print_manifest(where, manifest)
+        print_manifest(where, manifest, ids=ids)
     else:
         print_record(record)
 

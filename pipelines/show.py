@@ -55,8 +55,8 @@ def print_record(record: RunRecord) -> None:
     console.print_json(json.dumps(record.info.get("config") or {}))
 
 
-def print_manifest(store: Store, manifest: dict[str, Any]) -> None:
-    """What made the artifact, its figures and files, and a look inside."""
+def print_manifest(store: Store, manifest: dict[str, Any], *, ids: bool = False) -> None:
+    """What made the artifact, its figures and files, and a look inside; with `ids`, tokens with their numbers."""
     console = console_out()
     timings = manifest.get("timings", {})
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timings.get("started", 0)))
@@ -89,7 +89,8 @@ def print_manifest(store: Store, manifest: dict[str, Any]) -> None:
         console.print(f"  … {len(files) - MOST_FILES} more")
     from tasks.preview import preview
 
-    lines = preview(manifest["kind"], store.fetch(manifest, cache_folder() / "artifacts"))
+    folder = store.fetch(manifest, cache_folder() / "artifacts", lazy=True)
+    lines = preview(manifest["kind"], folder, width=console.width, ids=ids)
     if lines:
         console.print("[bold]a look inside[/]")
         for line in lines:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import BadData
 from cluster.leases import Claim
 from cluster.store import Store
 from tasks.base import Artifact, Runtime, Task
@@ -92,7 +93,7 @@ class StageContext:
 
     def _artifact(self, manifest: Mapping[str, Any]) -> Artifact:
         store = open_store(manifest["store"]) if "store" in manifest else self._store
-        path = store.fetch(manifest, Path(self._job.cache_dir))
+        path = store.fetch(manifest, Path(self._job.cache_dir), lazy=True)
         return Artifact(
             key=manifest["key"],
             kind=manifest.get("kind", ""),
@@ -249,6 +250,7 @@ def execute(payload: bytes, sink: Sink, *, capture: bool = True, store: Store | 
 
 
 def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> dict[str, Any]:
+    _check_sources(job)
     folder = store.attempt_folder(job.claim)
     work = _WorkFolder(job)
     context = StageContext(job, store, folder, work, log, sink)
@@ -260,6 +262,7 @@ def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> 
             "format": MANIFEST_FORMAT,
             **job.facts,
             "kind": type(job.task).produces,
+            "later": list(type(job.task).later),
             "run": job.run,
             "tries": job.attempt + 1,
             "placement": job.runtime.model_dump(),
@@ -278,6 +281,25 @@ def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> 
     if context.used_scratch:
         store.clear_scratch(job.claim)
     return published
+
+
+def _check_sources(job: Job) -> None:
+    """Look whether the data outside the store are those that the key was made from.
+
+    Raises:
+        BadData: they have changed since the plan was made.
+        BadConfig: they are gone.
+    """
+    if not (planned := job.facts.get("external")):
+        return
+    from pipelines.identity import canonical
+    from pipelines.plan import differences
+
+    if found := differences(planned, canonical(dict(job.task.external()), "external")):
+        raise BadData(
+            f"the data have changed since the run began: {found[0]}",
+            "run the same command again: it plans with the data as they are now",
+        )
 
 
 class _WorkFolder:

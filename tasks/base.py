@@ -53,6 +53,10 @@ class Task(Config):
     stage: ClassVar[str] = ""
     """The stage's display name where `name` is not given; the class name in kebab case by default."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the artifact's large files, which a stage that reads them fetches from a remote store one by one
+    (`cluster.store.ArtifactFiles`); all others are there before it begins."""
+
     name: str = Field("", pattern=r"^([a-z0-9][a-z0-9._-]{0,79})?$", description="display name; not in the key")
     runtime: Runtime = Runtime()
 
@@ -139,7 +143,7 @@ class Context(Protocol):
         """Local temporary folder of this attempt; deleted afterwards."""
 
     def input(self, field: str) -> Artifact:
-        """The artifact behind an edge field (files present locally)."""
+        """The artifact behind an edge field: its files present locally, but for those its task names in `later`."""
 
     def inputs(self, field: str) -> Sequence[Artifact]:
         """The artifacts behind a field that holds several stages, in order."""

@@ -1,25 +1,31 @@
-"""Reads an examples artifact: any sample of any epoch in microseconds, straight from the mapped file.
+"""Reads an examples artifact: any sample of any epoch in microseconds, straight from the mapped files.
 
 Position p of a run's endless stream of samples is sample `permutation(p mod n)` of epoch `p div n`. The
-permutation is computed, not stored, from (seed, epoch), and masks are drawn from (seed, epoch, index): so a
-reader has no state, and a run goes on exactly where it stopped, on any number of workers.
+permutation is computed, not stored, from (seed, epoch) (`tasks.example_order`), and masks are drawn from (seed, epoch,
+index): so a reader has no state, and a run goes on exactly where it stopped, on any number of workers. With a remote
+store the shards come as they are needed, and those of the next window in the background.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster.errors import BadData
-from tasks.example_files import ExampleFile
+from tasks.example_documents import Documents, documents_name
+from tasks.example_files import ShardIndex
+from tasks.example_order import WINDOW_SHARDS, Order, permuted
+from tasks.example_shards import ExampleShards
 from tasks.objectives import OBJECTIVES
 from tasks.objectives.base import Objective, documents
 from tasks.objectives.settings import Masked, parse
 from tasks.vocabulary import read_vocabulary
+
+__all__ = ["ExampleReader", "permuted"]
 
 
 class ExampleReader:
@@ -37,19 +43,22 @@ class ExampleReader:
         vocabulary: with the counts of the training split.
 
     Raises:
-        BadData: the split has no sequences.
+        BadData: the split has no sequences, or a file is missing, damaged or another artifact's.
     """
 
     def __init__(self, folder: Path, split: str, seed: int, architecture: str = "encoder") -> None:
-        self.info: dict[str, Any] = json.loads((folder / "examples.json").read_text())
+        self.info: dict[str, Any] = read_info(folder)
         self.length: int = self.info["length_tokens"]
         self.fixed = split != "train"
         self.seed = self.info["seed"] if self.fixed else seed
-        self.architecture = architecture
-        self.file = ExampleFile(folder / f"{split}.arrow", self.info["rows_per_batch"])
-        self._size = len(self.file)
+        self.architecture, self.split = architecture, split
+        index = ShardIndex(**self.info["shards"][split])
+        self._size = index.rows
         if not self._size:
             raise BadData(f"the {split} split of the examples is empty", "raise validation_share or use more text")
+        self.order = Order(index, self.seed, WINDOW_SHARDS)
+        self.file = ExampleShards(folder, split, index, 2 * WINDOW_SHARDS + 1, in_order=self.fixed)
+        self._near: tuple[tuple[int, int], ...] = ()  # windows of the first and last position asked for
         self.static = self.info["masking"] == "static"
         self.vocabulary = read_vocabulary(folder, self.info["special_tokens"])
         self.settings = parse(self.info["objective"])
@@ -69,8 +78,32 @@ class ExampleReader:
         index = np.empty_like(within)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1) if count else ():
             chosen = epochs == epoch
-            index[chosen] = permuted(within[chosen], self._size, self.seed, epoch)
+            index[chosen] = self.order.rows(within[chosen], epoch)
+        if self.file.files.remote and count:
+            self._bring(tuple((int(epochs[i]), self.order.window(int(within[i]), int(epochs[i]))) for i in (0, -1)))
         return np.stack([epochs, index], axis=1)
+
+    def row(self, epoch: int, position: int) -> int:
+        """The row at a position of an epoch: `indices` of one, without arrays."""
+        if not 0 <= position < self._size:
+            raise IndexError(f"an epoch has positions 0 … {self._size - 1}")
+        return position if self.fixed else int(self.order.rows(np.array([position]), epoch)[0])
+
+    @cached_property
+    def documents(self) -> Documents:
+        """Which documents rows come from; `documents.of_row(index)`."""
+        path = self.file.files.path(documents_name(self.split))
+        return Documents(path, self.info["copies"][self.split])
+
+    def _bring(self, ends: tuple[tuple[int, int], ...]) -> None:
+        """Have the shards of these windows, (epoch, number), here, and those of the one after on their way."""
+        if self._near == ends:
+            return
+        epoch, window = ends[-1]
+        after = (epoch, window + 1) if window + 1 < self.order.windows else (epoch + 1, 0)
+        now = [shard for epoch, window in sorted({*ends}) for shard in self.order.shards(window, epoch)]
+        self.file.use(now, self.order.shards(after[1], after[0]))
+        self._near = ends
 
     def rows(self, column: str, indices: np.ndarray) -> np.ndarray:
         """Rows of a stored column, copied: [count, …] in the file's type.
@@ -120,34 +153,16 @@ class ExampleReader:
         return found
 
 
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's multipliers
-_ROUNDS = 6
-
-
-def permuted(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Where each position goes in a pseudo-random permutation of range(size), without storing it.
-
-    A balanced Feistel network over the smallest even number of bits that holds `size`; what falls outside
-    walks on until it is inside (cycle walking, Black and Rogaway 2002): fewer than four steps on average.
-
-    Args:
-        positions: integers in [0, size), any shape.
-        size: at least 1.
-    """
-    half = max(1, -(-(size - 1).bit_length() // 2))
-    half_bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8 * _ROUNDS).digest()
-    keys = np.frombuffer(digest, dtype="<u8")
-    result = positions.astype(np.uint64).ravel()
-    outside = np.arange(result.size)
-    while outside.size:
-        value = result[outside]
-        left, right = value >> half_bits, value & mask
-        for key in keys:
-            mixed = right + key
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[0]
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX[1]
-            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & mask)
-        result[outside] = (left << half_bits) | right
-        outside = outside[result[outside] >= size]
-    return result.astype(np.int64).reshape(positions.shape)
+def read_info(folder: Path) -> dict[str, Any]:
+    """`examples.json`. Raises BadData: it is missing, or says no shards."""
+    path = folder / "examples.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for index in found["shards"].values():
+            ShardIndex(**index)
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadData(
+            f"{path.name}: not readable, or without the index of shards ({type(error).__name__}: {error})",
+            "run the stage that makes it again",
+        ) from None

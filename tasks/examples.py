@@ -1,7 +1,8 @@
 """MakeExamples: documents become raw rows of one length, ready for an objective.
 
-Tokenising runs in parallel over slices of the corpus; one process packs the tokens in the corpus's order and
-writes them as Arrow IPC, so the files are the same on any number of workers. What a raw row is (its length, the
+Tokenising runs in parallel over slices of the corpus, each kept in the stage's scratch until the stage is done
+(`tasks.shards`); one process packs the tokens in the corpus's order and writes them as shards of Arrow IPC, so the
+files are the same on any number of workers and after any crash. What a raw row is (its length, the
 tokens that it begins and ends with, what separates documents, whether it is a pair of segments) is the
 objective's `layout`; how documents fill rows is `packing` (`tasks.packing`).
 
@@ -12,16 +13,17 @@ objectives learn from the whole text at once (GloVe's co-occurrences): their `pr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData, Cancelled
-from cluster.parallel import map_ordered
 from tasks.base import Context, Corpus, Task, Tokenizer
 from tasks.corpus_reader import split_bytes
 from tasks.objectives import OBJECTIVES
@@ -31,12 +33,14 @@ from tasks.tokenizer import ROLES_OF
 if TYPE_CHECKING:
     import numpy as np
 
+    from tasks.example_documents import DocumentWriter
+    from tasks.example_files import ShardIndex
     from tasks.objectives.base import Objective, Vocabulary
     from tasks.slices import Tokenise
 
 _MOST_ROWS = 16_384  # of every record batch but the last
 _BATCH_TOKENS = 1 << 23  # fewer rows where they are long: what the writer holds is bounded
-_NEVER_STATIC = {"word-vectors", "bilstm"}  # architectures whose objectives have nothing to write but their rows
+_UNMASKED = {"word-vectors", "bilstm"}  # architectures whose objectives read running text: no masks, no sentences
 
 
 class MakeExamples(Task):
@@ -44,6 +48,7 @@ class MakeExamples(Task):
 
     produces: ClassVar[str] = "examples"
     stage: ClassVar[str] = "examples"
+    later: ClassVar[tuple[str, ...]] = ("*-[0-9][0-9][0-9][0-9][0-9].arrow", "*-documents.arrow")
 
     corpus: Corpus
     tokenizer: Tokenizer
@@ -78,7 +83,13 @@ class MakeExamples(Task):
                 f"packing={self.packing} with objective {objective.kind!r}: its rows share a token with the one before",
                 "leave packing=stream; objective.documents_apart keeps documents apart",
             )
-        if self.masking == "static" and set(objective.architectures) <= _NEVER_STATIC:
+        if self.packing != "stream" and set(objective.architectures) <= _UNMASKED:
+            raise BadConfig(
+                f"packing={self.packing} with objective {objective.kind!r}: it reads running text, whose windows "
+                "and states do not end where a sentence does",
+                "leave packing=stream",
+            )
+        if self.masking == "static" and set(objective.architectures) <= _UNMASKED:
             raise BadConfig(
                 f"masking=static with objective {objective.kind!r}: it masks nothing that could be written",
                 "set masking=dynamic",
@@ -108,7 +119,7 @@ class MakeExamples(Task):
             )
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
-        """Write `train.arrow`, `validation.arrow`, `vocabulary.arrow` and `examples.json`.
+        """Write shards and documents of both splits, `vocabulary.arrow` and `examples.json`.
 
         Raises:
             BadConfig: the tokenizer lacks a special token that the objective needs.
@@ -130,7 +141,8 @@ class MakeExamples(Task):
         layout = self.objective.layout(self.length_tokens)
         clock = _Clock(ctx, split_bytes(corpus, "train") + split_bytes(corpus, "validation"))
         rows_per_batch = max(16, min(_MOST_ROWS, _BATCH_TOKENS // layout.tokens))
-        counts, sequences, tokens = {}, {}, {}
+        origin = self._origin(tokenizer_json, corpus)
+        counts, shards, copies, tokens = {}, {}, {}, {}
         for split in ("train", "validation"):
             tokenise = Tokenise(
                 tokenizer_json,
@@ -143,9 +155,10 @@ class MakeExamples(Task):
                 copies=self.duplication if split == "train" else 1,
             )
             made = _Split(self, tokenise, vocabulary, objective)
-            sequences[split] = made.write(corpus, split, ctx, clock, rows_per_batch)
-            counts[split] = made.counts
+            shards[split] = made.write(corpus, split, ctx, clock, rows_per_batch, origin)
+            copies[split], counts[split] = made.copies, made.counts
             tokens[split] = int(made.counts[~vocabulary.special].sum())
+        sequences = {split: index.rows for split, index in shards.items()}
         if not sequences["train"]:
             raise BadData(
                 f"the corpus gives {tokens['train']} training tokens, too few for one row of {layout.tokens}",
@@ -165,8 +178,9 @@ class MakeExamples(Task):
             "tokens": tokens,
             "unigram_entropy_nats": round(unigram_entropy(counts["train"][~vocabulary.special]), 6),
             "duplication": self.duplication,
+            "copies": copies,
             "seed": self.seed,
-            "rows_per_batch": rows_per_batch,
+            "shards": {split: index._asdict() for split, index in shards.items()},
         }
         (ctx.out / "examples.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         ctx.timing("megabytes_per_second", clock.rate())
@@ -176,6 +190,12 @@ class MakeExamples(Task):
             "train_tokens": tokens["train"],
             "unigram_entropy_nats": facts["unigram_entropy_nats"],
         }
+
+    def _origin(self, tokenizer_json: str, corpus: Path) -> str:
+        """Names the artifact in its shards: a checksum of all that they are made of."""
+        own = self.model_dump(mode="json", exclude={"corpus", "tokenizer", "name", "runtime"})
+        parts = (json.dumps(own, sort_keys=True), tokenizer_json, (corpus / "corpus.json").read_text())
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def unigram_entropy(counts: np.ndarray) -> float:
@@ -192,16 +212,22 @@ def _tokens(roles: list[str]) -> str:
 
 
 class _Clock:
-    """Progress and speed over both splits."""
+    """Progress and speed over both splits, and now and then the finished slices to where a crash leaves them."""
 
     def __init__(self, ctx: Context, total: int) -> None:
         self.ctx, self.total, self.done, self.started = ctx, total, 0, time.monotonic()
+        self._next_save = self.started + ctx.runtime.checkpoint_every_seconds
 
     def add(self, size: int) -> None:
         if self.ctx.cancelled():
             raise Cancelled("making examples was cancelled")
         self.done += size
         self.ctx.progress(min(self.done, self.total), self.total, "bytes", rate=self.rate())
+        if (begun := time.monotonic()) > self._next_save:
+            self.ctx.publish_scratch()
+            # It reads all that is there, so it takes a tenth of the time at most, however much that is.
+            spent = time.monotonic() - begun
+            self._next_save = begun + spent + max(self.ctx.runtime.checkpoint_every_seconds, 9 * spent)
 
     def rate(self) -> float:
         """MB of text a second."""
@@ -214,45 +240,69 @@ class _Split:
     def __init__(self, task: MakeExamples, tokenise: Tokenise, vocabulary: Vocabulary, objective: Objective) -> None:
         import numpy as np
 
-        self.task, self.tokenise, self.vocabulary, self.objective = task, tokenise, vocabulary, objective
-        self.counts = np.zeros(vocabulary.size, dtype=np.int64)  # of the split's tokens, once all rows are read
+        from tasks.example_slices import SliceWork
 
-    def write(self, corpus: Path, split: str, ctx: Context, clock: _Clock, rows_per_batch: int) -> int:
-        """Write `<split>.arrow`; the number of rows."""
+        self.task, self.tokenise, self.vocabulary, self.objective = task, tokenise, vocabulary, objective
+        self.work = SliceWork(tokenise)
+        self.frame = self.work.frame
+        self.counts = np.zeros(vocabulary.size, dtype=np.int64)  # of the split's tokens, once all rows are read
+        self._begun = False  # a row has come
+
+    @property
+    def copies(self) -> int:
+        """Rows written for each raw row: copies with other masks, side by side."""
+        return self.tokenise.copies if self.task.masking == "static" and self.tokenise.layout.pairs == "none" else 1
+
+    def write(
+        self, corpus: Path, split: str, ctx: Context, clock: _Clock, rows_per_batch: int, origin: str
+    ) -> ShardIndex:
+        """Write the split's shards and documents; where its rows lie."""
+        from tasks.example_documents import DocumentWriter
         from tasks.example_files import ExampleWriter
 
-        writer = ExampleWriter(ctx.out / f"{split}.arrow", rows_per_batch, self.vocabulary.size, self.tokenise.dtype)
-        limit = ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None
-        rows = self._raw(corpus, split, clock, limit)
-        try:
+        located = self.tokenise.layout.pairs == "none" and not hasattr(self.objective, "prepare")
+        documents = DocumentWriter(ctx.out, corpus, split, located)
+        writer = ExampleWriter(ctx.out, split, rows_per_batch, self.vocabulary.size, self.tokenise.dtype, origin)
+        with closing(self._raw(corpus, split, ctx, clock, documents)) as rows:
             for columns in self._drawn(self._prepared(rows)):
                 writer.add(columns)
-        finally:
-            rows.close()
-        writer.close()
-        return writer.rows
+        documents.close()
+        return writer.close()
 
     def _raw(
-        self, corpus: Path, split: str, clock: _Clock, limit: int | None
+        self, corpus: Path, split: str, ctx: Context, clock: _Clock, documents: DocumentWriter
     ) -> Generator[Mapping[str, np.ndarray], None, None]:
         """Raw rows in the corpus's order: `tokens`, and what sentence pairs have beside them."""
+        from tasks.example_slices import read
         from tasks.packing import packer
+        from tasks.shards import saved_map
         from tasks.slices import slices
 
         packed = packer(self.task.packing, self.tokenise.layout, self.tokenise.special_tokens, self.tokenise.dtype)
-        pieces = map_ordered(self.tokenise.piece, slices(corpus, split), max_in_flight=limit)
-        try:
-            for piece in pieces:
-                self.counts += piece.counts
+        with closing(saved_map(ctx, split, slices(corpus, split), self.work.shard)) as shards:
+            for piece in map(read, shards):
+                self.counts[piece.tokens] += piece.counts
+                documents.documents(piece.document_tokens)
                 if piece.pairs is not None:
                     yield piece.pairs
                 elif piece.stream is not None:
-                    yield {"tokens": packed.add(piece.stream)}
+                    yield self._located(packed.add(piece.stream), documents)
                 clock.add(piece.size)
-        finally:
-            pieces.close()
         if self.tokenise.layout.pairs == "none":
-            yield {"tokens": packed.end()}
+            yield self._located(packed.end(), documents)
+
+    def _located(self, rows: np.ndarray, documents: DocumentWriter) -> dict[str, np.ndarray]:
+        """The raw rows as a column, told to `documents`."""
+        if len(rows) and documents.located:
+            text = ~self.frame[rows]
+            tokens = text.sum(axis=1)
+            if self.tokenise.layout.overlap:  # the token that a row shares with the one before is that one's
+                tokens -= text[:, len(self.tokenise.layout.begin)]
+                if not self._begun:
+                    tokens[0] += text[0, len(self.tokenise.layout.begin)]
+            self._begun = True
+            documents.rows(tokens)
+        return {"tokens": rows}
 
     def _prepared(self, rows: Iterator[Mapping[str, np.ndarray]]) -> Iterator[Mapping[str, np.ndarray]]:
         """The rows, or what an objective that needs the whole split makes of them."""
@@ -268,7 +318,6 @@ class _Split:
         if self.task.masking == "dynamic":
             yield from rows
             return
-        copies = 1 if self.tokenise.layout.pairs != "none" else self.tokenise.copies
         first = 0
         for columns in rows:
             facts = {name: column for name, column in columns.items() if name != "tokens"}
@@ -280,7 +329,7 @@ class _Split:
             epochs = facts.get("copy", np.zeros(len(tokens)))
             drawn = [
                 self.objective.draw(tokens, self.task.seed, epochs.astype(np.int64) + copy, indices, facts)
-                for copy in range(copies)
+                for copy in range(self.copies)
             ]
             example = {
                 name: np.stack([each[name] for each in drawn], axis=1).reshape(-1, *drawn[0][name].shape[1:])

@@ -208,3 +208,26 @@ def test_a_running_task_sees_which_edges_it_has(tmp_path: Path, text: Path) -> N
     found = {name: json.loads((result.path(name) / "seen.json").read_text()) for name in ("without", "with")}
     assert found["without"] == {"corpus": True, "model": False, "parts": 0}
     assert found["with"] == {"corpus": True, "model": True, "parts": 2}
+
+
+class Scribble(Read):
+    """Writes over the file that another stage of the plan reads."""
+
+    def external(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, ctx: Any) -> dict[str, Any]:
+        Path(self.source).write_text("other words\n")
+        (ctx.out / "text.txt").write_text("done")
+        return {}
+
+
+def test_a_source_that_changes_after_the_plan_is_not_taken_for_the_planned_one(tmp_path: Path, text: Path) -> None:
+    scribble, read = Scribble(source=str(text), name="scribble"), Read(source=str(text))
+    options = {"store": str(tmp_path / "store"), "tracking": "off", "address": "inline"}
+    result = run(Pipeline([scribble, read]), **options)
+    assert states(result) == {"scribble": "done", "read": "failed"}
+    error = result.record.status["stages"]["read"]["error"]
+    assert error["message"].startswith("the data have changed since the run began: size: ")
+    again = run(Pipeline([Read(source=str(text))]), **options)
+    assert states(again) == {"read": "done"}
