@@ -125,7 +125,7 @@ class Graph:
                 open_.add(id(task))
                 stack.append((task, True))
                 for value in below.values():
-                    for item in value if isinstance(value, tuple) else (value,):
+                    for item in reversed(value) if isinstance(value, tuple) else (value,):
                         if id(item) not in self._of_task:
                             stack.append((item, False))
                 continue

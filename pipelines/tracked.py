@@ -13,6 +13,7 @@ from cluster.tracking_uri import redact
 from pipelines.graph import Node, Pipeline
 from pipelines.plan import Plan
 from pipelines.plots import pictures
+from pipelines.report.standalone import data_pictures
 from pipelines.runs import RunRecord
 from tasks.base import Runtime
 
@@ -240,7 +241,7 @@ class Tracked:
         if not self._tracker:
             return
         self._tracker.artifact(("report.html", store.read_text(f"{record.folder}/report.html") or ""))
-        for name, picture in pictures(view):
+        for name, picture in (*pictures(view), *data_pictures(view)):
             self._tracker.artifact((name, picture))
         for stage in view["stages"]:
             if str(stage.get("task")).endswith((":Pretrain", ":Report")):

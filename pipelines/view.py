@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.files import cache_folder
 from cluster.store import Store
 from pipelines.runs import RunRecord
 
@@ -18,6 +17,7 @@ SMALL_FILES = {
     "corpus": "corpus.json",
     "tokenizer": "tokenizer-info.json",
     "examples": "examples.json",
+    "tokenizer-comparison": "comparison.json",
     "report": "results.json",
 }
 
@@ -64,7 +64,7 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
             if kind == "report":
                 view["results"], view["pretraining"] = found["rows"], found["pretraining"]
             else:
-                view.setdefault(kind, []).append({"stage": name, **found})
+                view.setdefault(kind.replace("-", "_"), []).append({"stage": name, **found})
         if kind == "model" and manifest.get("task", "").endswith(":Pretrain"):
             view["training"].append(_training(store, name, manifest))
     return view
@@ -123,9 +123,7 @@ def _text(store: Store, manifest: dict[str, Any], name: str) -> str | None:
     """A small file of an artifact; None where it has none."""
     if name not in manifest.get("files", {}):
         return None
-    if store.local_root is not None:
-        return (Path(store.local_root) / manifest["folder"] / name).read_text(encoding="utf-8")
-    return (store.fetch(manifest, cache_folder() / "artifacts") / name).read_text(encoding="utf-8")
+    return store.read_text(f"{manifest['folder']}/{name}")  # the file alone: corpora and examples are large
 
 
 def _read(store: Store, manifest: dict[str, Any], name: str) -> Any:

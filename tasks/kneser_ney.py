@@ -126,14 +126,17 @@ class NGramModel:
         found = []
         numbers = contexts = np.zeros(len(tokens), dtype=np.int64)
         for k, order in enumerate(self.orders):
+            if not len(order.keys):  # no row is that long
+                found.append(p)
+                continue
             if k:
                 shorter = self.orders[k - 1]
                 contexts = _find(order.context_keys, lefts[k - 1], len(shorter.context_keys), contexts)
                 numbers = _find(order.keys, lefts[k - 1], len(shorter.keys), numbers)
             else:
                 numbers = _find(order.keys, np.zeros_like(tokens), 0, tokens)
-            seen = (contexts >= 0) & (len(order.keys) > 0)
-            count = np.where(numbers >= 0, order.counts[numbers] if len(order.keys) else 0.0, 0.0)
+            seen = contexts >= 0
+            count = np.where(numbers >= 0, order.counts[numbers], 0.0)
             mass = np.where(seen, order.mass[contexts], 1.0)
             share = order.discount * order.kinds[contexts] / mass
             p = np.where(seen, np.maximum(count - order.discount, 0) / mass + share * p, p)

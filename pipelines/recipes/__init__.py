@@ -20,5 +20,6 @@ RECIPES = Registry(
         "mass": "pipelines.recipes.mass:mass",
         "word2vec": "pipelines.recipes.word2vec:word2vec",
         "elmo": "pipelines.recipes.elmo:elmo",
+        "tokenizers": "pipelines.recipes.tokenizers:tokenizers",
     },
 )

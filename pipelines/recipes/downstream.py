@@ -31,6 +31,30 @@ class DownstreamSettings(Config):
     )
 
 
+ROWS = ("train_examples", "validation_examples")
+"""Settings of a task's data rather than of its training."""
+
+
+def labelled_data(
+    task: str, settings: DownstreamSettings, *, corpus: Task | None = None, directory: str = ""
+) -> LabelledData:
+    """A downstream task's rows, from the corpus or from its files in `directory`, whichever it reads."""
+    rows: dict[str, Any] = {name: settings.of.get(task, {}).get(name, getattr(settings, name)) for name in ROWS}
+    by_corpus = needs_corpus(task)
+    return LabelledData(
+        task=task,
+        corpus=corpus if by_corpus else None,
+        directory="" if by_corpus else directory,
+        name=f"data-{task}",
+        **rows,
+    )
+
+
+def evaluation_data(tasks: Sequence[str], settings: DownstreamSettings, directory: str) -> tuple[Task, ...]:
+    """The rows of the tasks that read files: what a corpus can be kept clear of, since they do not come from it."""
+    return tuple(labelled_data(task, settings, directory=directory) for task in tasks if not needs_corpus(task))
+
+
 class Stages(NamedTuple):
     """What `finetune_all` made."""
 
@@ -62,19 +86,11 @@ def finetune_all(
     best: list[Registration] = []
     for task in tasks:
         changed = dict(settings.of.get(task, {}))
-        own = {
-            n: changed.pop(n, getattr(settings, n)) for n in ("length_tokens", "train_examples", "validation_examples")
-        }
-        loop = FinetuneLoop.model_validate({**settings.loop.model_dump(), **changed})
-        by_corpus = needs_corpus(task)
-        data = LabelledData(
-            task=task,
-            corpus=corpus if by_corpus else None,
-            directory="" if by_corpus else directory,
-            train_examples=own["train_examples"],
-            validation_examples=own["validation_examples"],
-            name=f"data-{task}",
+        length_tokens = changed.pop("length_tokens", settings.length_tokens)
+        loop = FinetuneLoop.model_validate(
+            {**settings.loop.model_dump(), **{n: v for n, v in changed.items() if n not in ROWS}}
         )
+        data = labelled_data(task, settings, corpus=corpus, directory=directory)
         candidates: list[tuple[Task, Task | None]] = []
         for start in ("pretrained", "scratch") if settings.scratch else ("pretrained",):
             for seed in range(settings.seeds):
@@ -87,7 +103,7 @@ def finetune_all(
                     pooling=settings.pooling,
                     method=settings.method,
                     loop=loop,
-                    length_tokens=own["length_tokens"],
+                    length_tokens=length_tokens,
                     seed=seed,
                     name=f"{task}-{start}-{seed}",
                     runtime=runtime,

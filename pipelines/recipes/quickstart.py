@@ -12,9 +12,9 @@ from typing import Annotated
 from pydantic import Field
 
 from modeling.architecture import AnyModel, TransformerConfig
-from modeling.config import Config
 from modeling.schedule import LoopConfig
 from pipelines.graph import Pipeline
+from pipelines.recipes.corpora import AnyCorpus, CorpusConfig
 from pipelines.recipes.downstream import DownstreamSettings
 from pipelines.recipes.pretraining import BaselineSettings, pretraining_pipeline
 from pipelines.recipes.sections import settings_of
@@ -31,10 +31,10 @@ TokenizerSettings = settings_of(TrainTokenizer, vocab_size=4096, sample_bytes=8 
 ExamplesSettings = settings_of(MakeExamples, "objective", length_tokens=64, masking="dynamic")
 
 
-class QuickstartConfig(Config):
+class QuickstartConfig(CorpusConfig):
     """Settings of the `quickstart` recipe."""
 
-    corpus: str | tuple[str, ...] = Field("installed-docs", description="installed-docs, or files of your own")
+    corpus: AnyCorpus = Field("installed-docs", description="installed-docs, or files of your own, or components")
     downstream: tuple[Annotated[str, DOWNSTREAM], ...] = ("docs-library", "docs-parameter-type", "docs-acceptability")
     seed: int = Field(0, ge=0)
     ingest: IngestSettings = IngestSettings()  # type: ignore[valid-type]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.report import curves, dag_svg, numbers
+from pipelines.report.data import data_section
 from pipelines.report.view import View
 
 STATE_WORDS = {
@@ -48,9 +49,7 @@ def render(view: View | Mapping[str, Any]) -> str:
         "graph": dag_svg.graph(stages),
         "timeline": dag_svg.timeline(stages, run.get("seconds")),
         "training": _curves(_list(view.get("training")), {stage["name"]: stage.get("task") for stage in stages}),
-        "corpora": _several(view.get("corpus")),
-        "tokenizers": _several(view.get("tokenizer")),
-        "examples": _several(view.get("examples")),
+        "data": data_section(view, stages),
         "config": _sections(_map(run.get("config"))),
         "environment": _environment(_map(view.get("environment"))),
         "packages": sorted(_map(_map(view.get("environment")).get("packages")).items()),
@@ -230,8 +229,3 @@ def _map(value: Any) -> Mapping[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
-
-
-def _several(value: Any) -> list[Mapping[str, Any]]:
-    items = [value] if isinstance(value, Mapping) else _list(value)
-    return [item for item in items if isinstance(item, Mapping) and item]

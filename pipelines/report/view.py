@@ -88,9 +88,13 @@ class View(TypedDict, total=False):
     stages: list[StageView]
     """In topological order, as the plan lists them."""
     corpus: dict[str, Any] | list[dict[str, Any]]
-    """corpus.json; several (with a `stage` each) where the run has several. The same for the next two."""
+    """corpus.json; several (with a `stage` each) where the run has several. The same for the next three.
+    `components` are drawn as the composition, `funnel` as the funnel, a tokenizer's `examples` as split words."""
     tokenizer: dict[str, Any] | list[dict[str, Any]]
     examples: dict[str, Any] | list[dict[str, Any]]
+    tokenizer_comparison: dict[str, Any] | list[dict[str, Any]]
+    """comparison.json: {rows: [{kind, vocab_size, bytes_per_token, fertility, unknown_rate, whole_words}], examples:
+    [{class, word, pieces: {tokenizer: [piece, …]}}]}."""
     training: list[TrainingView]
     results: list[dict[str, Any]]
     """rows of results.json: {task, metric, pretrained: {values, median, spread}, random: {…}, difference, pays,

@@ -142,3 +142,107 @@ def sample_view() -> dict[str, Any]:
             for stage in stages[:5]
         ],
     }
+
+
+def mixture_view() -> dict[str, Any]:
+    """A run with a mixture of four components, two of them cleaned in full, and a comparison of tokenizers."""
+    view = sample_view()
+    parts = {
+        "wikipedia": ("encyclopedia", 42_300_000, 2.0),
+        "wikitext": ("encyclopedia", 11_100_000, 1.0),
+        "books": ("books", 51_900_000, 0.75),
+        "shakespeare": ("books", 1_120_000, 4.0),
+    }
+    stages, corpora = [], []
+
+    def corpus(name: str, task: str, inputs: list[str], documents: int, size: int, **more: Any) -> None:
+        stages.append({"name": name, "task": task, "inputs": inputs, "state": "done", "seconds": 3.0})
+        splits = {"train": {"documents": documents * 19 // 20}, "validation": {"documents": documents // 20}}
+        corpora.append({"stage": name, "documents": documents, "bytes": size, "words": size // 6, "splits": splits})
+        corpora[-1].update(more)
+
+    for name, (_, size, _) in parts.items():
+        corpus(f"ingest-{name}", "Ingest", [], size // 4000, size, duplicates=12, skipped={"empty": 3})
+        corpus(f"clean-{name}", "Clean", [f"ingest-{name}"], size // 4400, size * 9 // 10, funnel=_funnel(size))
+    total = sum(size * epochs for _, size, epochs in parts.values())
+    rows = [
+        {
+            "name": name,
+            "category": category,
+            "documents": size // 4400,
+            "bytes": size,
+            "tokens": None,
+            "weight": size * epochs / total,
+            "epochs": epochs,
+            "effective_bytes": round(size * epochs),
+            "effective_tokens": None,
+        }
+        for name, (category, size, epochs) in parts.items()
+    ]
+    corpus("mix", "Mix", [f"clean-{name}" for name in parts], 31_000, round(total), components=rows)
+    view["tokenizer"]["examples"] = [
+        {"class": "common", "word": "hat", "pieces": ["hat"]},
+        {"class": "variant", "word": "taaaaasty", "pieces": ["ta", "##aa", "##aa", "##st", "##y"]},
+        {"class": "misspelt", "word": "laern", "pieces": ["la", "##ern"]},
+        {"class": "novel", "word": "Transformerify", "pieces": ["transform", "##er", "##ify"]},
+    ]
+    return {
+        **view,
+        "stages": [*stages, *view["stages"][1:]],
+        "corpus": corpora,
+        "tokenizer_comparison": [{"stage": "compare-tokenizers", **_comparison()}],
+    }
+
+
+def _funnel(size: int) -> list[dict[str, Any]]:
+    documents = size // 4000
+    samples = [
+        {"id": "a.jsonl:17", "reason": "mojibake repaired", "before": "cafÃ© \x00 <b>&amp;</b>", "after": "café <b>"},
+        {"id": "a.jsonl:90", "reason": "fewer than 50 words", "before": "Click here.", "after": None},
+    ]
+    steps = [
+        ("input", 0.0, 0.0, {}, {}, []),
+        ("unicode", 0.0, 0.001, {"mojibake repaired": 812}, {"HTML escapes": 3120}, samples[:1]),
+        ("gopher", 0.06, 0.02, {"fewer than 50 words": 540, "too many symbols": 21}, {}, samples[1:]),
+        ("pii", 0.0, 0.0, {}, {}, []),
+        ("near-duplicates", 0.03, 0.08, {"near duplicate": 260}, {}, []),
+    ]
+    rows = []
+    left = [float(documents), float(size)]
+    for step, documents_gone, bytes_gone, reasons, counts, shown in steps:
+        removed = {"documents": round(left[0] * documents_gone), "bytes": round(left[1] * bytes_gone)}
+        left = [left[0] - removed["documents"], left[1] - removed["bytes"]]
+        facts = {"clusters": 131, "candidate_pairs": 2204} if step == "near-duplicates" else {}
+        rows.append(
+            {
+                "step": step,
+                "documents": round(left[0]),
+                "bytes": round(left[1]),
+                "removed": removed,
+                "changed": sum(reasons.values()) if step == "unicode" else 0,
+                "reasons": reasons,
+                "counts": counts,
+                "facts": facts,
+                "samples": shown,
+            }
+        )
+    return rows
+
+
+def _comparison() -> dict[str, Any]:
+    kinds = {"wordpiece": (3.1, 1.9), "bpe": (3.0, 2.0), "unigram": (3.05, 1.95), "characters": (1.02, 5.6)}
+    rows = [
+        {
+            "kind": kind,
+            "vocab_size": size,
+            "bytes_per_token": worth + (0.35 * n if kind != "characters" else 0),
+            "fertility": fertility - (0.17 * n if kind != "characters" else 0),
+            "unknown_rate": 0.0002 if kind == "wordpiece" else 0.0,
+            "whole_words": 0.55 + 0.07 * n if kind != "characters" else 0.04,
+        }
+        for kind, (worth, fertility) in kinds.items()
+        for n, size in enumerate((1024, 4096, 16_384))
+    ]
+    pieces = {f"{kind}-4096": ["lear", "n"] for kind in kinds}
+    words = [{"class": "misspelt", "word": "laern"}, {"class": "common", "word": "learn"}]
+    return {"rows": rows, "examples": [{**word, "pieces": pieces} for word in words]}

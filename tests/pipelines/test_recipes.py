@@ -15,7 +15,7 @@ from pipelines.config import find_recipe, resolve
 from pipelines.recipes import RECIPES
 from pipelines.recipes.scale import dial
 
-PRETRAINING = [name for name in RECIPES if name != "quickstart"]
+PRETRAINING = [name for name in RECIPES if name not in ("quickstart", "tokenizers")]
 TINY = [
     "tokenizer.vocab_size=400",
     "tokenizer.min_frequency=1",
@@ -124,6 +124,8 @@ def test_a_model_goes_to_the_hub_and_back_into_a_run(
         ("bert", ["model=bert-mnii"], "did you mean 'bert-mini'"),
         ("bert", ["objective.span_boundary=true"], "span_boundary needs unit span"),
         ("bert", ["init=/nowhere"], "/nowhere"),
+        ("bert", ["init=/nowhere", "tokenizer_from=/there"], "brings its own tokenizer"),
+        ("bert", ["tokenizer_from.sorce=/there"], "did you mean 'source'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(recipe: str, words: list[str], named: str) -> None:

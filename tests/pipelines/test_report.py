@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.report import curves, dag, dag_svg, numbers
+from pipelines.report import composition, curves, dag, dag_svg, funnel, numbers, standalone, vocabularies
 from pipelines.report.page import render
 from pipelines.report.view import View
-from tests.pipelines.report_view import sample_view
+from tests.pipelines.report_view import mixture_view, sample_view
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -248,3 +248,111 @@ def test_pretraining_stands_beside_its_baselines() -> None:
         assert cell in page[page.index('id="pretraining"') : page.index('id="graph"')], cell
     without = {name: value for name, value in sample_view().items() if name != "pretraining"}
     assert 'id="pretraining"' not in render(without)
+
+
+def test_a_mixture_shows_its_composition_and_each_funnel() -> None:
+    view = mixture_view()
+    found = page(view)
+    for words in (
+        "Corpus: mix",
+        "All 9 stages of the corpus",
+        "encyclopedia 68.8 %",
+        "0.75 epochs",
+        "Cleaning: clean-books",
+        "Found nothing: pii.",
+        "mojibake repaired",
+        "candidate_pairs",
+        "cafÃ© ␀ <b>&amp;</b>",
+        "Tokenizers side by side",
+        "tokens per word by vocabulary size",
+        "taaaaasty",
+        "##ify",
+    ):
+        assert words in found.text, words
+    assert "Corpus: clean-wikipedia" not in found.text  # tiles are for what was trained on
+    assert render(mixture_view()) == render(view)
+
+
+@pytest.mark.parametrize("field", ["components", "funnel"])
+def test_data_may_be_missing_or_odd(field: str) -> None:
+    odd: list[Any] = [None, {}, 3, "x", [None], [{}], [{}, {"step": None, "documents": "many", "samples": 3}]]
+    for value in [*odd, [{"name": "a", "bytes": math.nan, "effective_bytes": 3, "epochs": "two"}]]:
+        page({"corpus": {"documents": 3, field: value}, "tokenizer": {"kind": "bpe", "examples": value}})
+        page({"tokenizer_comparison": {"rows": value, "examples": value}})
+    evil = "</svg><script>alert(1)</script>"
+    row = {"name": evil, "category": evil, "bytes": 3, "effective_bytes": 3, "epochs": 1, "weight": 1}
+    step = {"step": evil, "documents": 3, "bytes": 3, "reasons": {evil: 1}, "samples": [{"before": evil, "id": evil}]}
+    comparison = {
+        "rows": [{"kind": evil, "vocab_size": 10, "fertility": 1.0}],
+        "examples": [{"word": evil, "class": evil, "pieces": {evil: [evil]}}],
+    }
+    text = render(
+        {"corpus": {"documents": 3, "components": [row], "funnel": [step, step]}, "tokenizer_comparison": comparison}
+    )
+    assert "<script" not in text and text.count("&lt;/svg&gt;") > 8
+
+
+def test_corpora_stand_after_what_they_are_made_of() -> None:
+    loop = [{"name": "a", "inputs": ["b"]}, {"name": "b", "inputs": ["a"]}, {"name": "c", "inputs": ["gone"]}]
+    page({"stages": loop, "corpus": [{"stage": name, "documents": 1} for name in "abc"]})
+    view = mixture_view()
+    view["corpus"].reverse()
+    view["stages"].reverse()
+    text = page(view).text
+    places = [text.index(f"Cleaning: clean-{name}") for name in ("wikipedia", "wikitext", "books", "shakespeare")]
+    assert places == sorted(places)
+
+
+def test_composition_bars_are_in_proportion() -> None:
+    rows = [
+        {"name": "a", "bytes": 100, "effective_bytes": 200, "epochs": 2},
+        {"name": "b", "bytes": 100, "effective_bytes": 50, "epochs": 0.5},
+    ]
+    svg = str(composition.picture(rows))
+    widths = [float(w) for w in re.findall(r'height="10" width="([\d.]+)"', svg)]
+    raw_a, in_a, raw_b, in_b = widths
+    assert (raw_a, in_a, in_b) == pytest.approx((raw_b, 2 * raw_a, raw_a / 2))
+    assert "80 %" in svg and "200 B" in svg and "0.5 epochs" in svg
+    counted = [{**row, "tokens": 10 + n, "effective_tokens": 10 + n} for n, row in enumerate(rows)]
+    assert "tokens" in composition.picture(counted) and "200 B" not in composition.picture(counted)
+    assert composition.picture([]) == "" == composition.picture([{"name": "a"}])
+
+
+def test_funnel_bars_and_what_went() -> None:
+    steps = [{"step": s, "documents": n, "bytes": 10 * n} for s, n in (("input", 1000), ("c4", 400), ("pii", 400))]
+    svg = str(funnel.picture(steps))
+    kept = [float(w) for w in re.findall(r'class="kept"[^>]* width="([\d.]+)"', svg)]
+    gone = [float(w) for w in re.findall(r'class="gone"[^>]* width="([\d.]+)"', svg)]
+    assert len(kept) == 6 and len(gone) == 2
+    assert kept[1] / kept[0] == pytest.approx(0.4, abs=0.01) and kept[1] + gone[0] == pytest.approx(kept[0], abs=0.2)
+    assert svg.count("−60 %") == 2
+    assert funnel.picture([]) == "" == funnel.picture(steps[:1])
+    assert funnel.visible("a\x00b\u200bc\n\u202ed é") == "a␀b⟨U+200B⟩c\n⟨U+202E⟩d é"
+
+
+def test_pictures_stand_alone() -> None:
+    import xml.etree.ElementTree as ET
+
+    pictures = dict(standalone.data_pictures(mixture_view()))
+    assert "plots/composition-mix.svg" in pictures and "plots/funnel-clean-books.svg" in pictures
+    assert sum("compare-tokenizers" in name for name in pictures) == 4
+    for name, svg in pictures.items():
+        root = ET.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg", name
+        style = root.find("{http://www.w3.org/2000/svg}style")
+        assert style is not None and "--k0" in str(style.text) and "@media" not in str(style.text)
+    assert not dict(standalone.data_pictures({})) and not dict(standalone.data_pictures(sample_view()))
+
+
+def test_tokenizers_side_by_side() -> None:
+    rows = [
+        {"kind": kind, "vocab_size": size, "fertility": 2 - n / 10, "unknown_rate": 0.0, "whole_words": None}
+        for kind in ("bpe", "unigram", "wordpiece")
+        for n, size in enumerate((512, 1024, 2048))
+    ]
+    (chart,) = vocabularies.pictures(rows)  # nothing unknown, and no other figure
+    assert chart.count("<polyline") == 3 and chart.count("<circle") == 9 and "2,048" in chart
+    (single,) = vocabularies.pictures(rows[:1])
+    assert "nan" not in single.lower() and "512" in single
+    moved = vocabularies.apart([100.0, 101.0, 214.0, 215.0])
+    assert all(b - a >= 12.9 for a, b in zip(moved, moved[1:], strict=False)) and moved[-1] <= 216
