@@ -21,7 +21,8 @@ PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help env run test soak checks format bench bench-models bench-collators bench-peers pins clean
+.PHONY: help env run test soak checks format bench bench-models bench-collators bench-data bench-duplicates bench-reader \
+  bench-peers peers pins clean
 
 help:
 	@echo "make env      the environment in $(VENV): once, and again when pyproject.toml or constraints.txt change"
@@ -32,6 +33,9 @@ help:
 	@echo "make bench    env, then the benchmarks of the machinery"
 	@echo "make bench-models      training steps beside Hugging Face's models"
 	@echo "make bench-collators   batches beside Hugging Face's collators, and what padding costs"
+	@echo "make bench-data        corpus to training rows beside run_mlm, Megatron-LM's way, datatrove; ARGS=\"--text FOLDER\""
+	@echo "make bench-duplicates  MinHash beside datasketch; ARGS=\"--text articles.jsonl.gz\""
+	@echo "make bench-reader      the i-th sequence of an epoch: microseconds"
 	@echo "make bench-peers   the same in DVC and Metaflow, in an environment of their own (.venv-bench)"
 	@echo "make format   let ruff put the code in order"
 
@@ -93,11 +97,23 @@ bench-models: env
 bench-collators: env
 	$(BIN)/python -m benchmarks.collators $(ARGS)
 
-bench-peers: env
+bench-data: peers
+	$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-duplicates: peers
+	$(BIN)/python -m benchmarks.duplicates $(ARGS)
+
+bench-reader: env
+	$(BIN)/python -m benchmarks.reader $(ARGS)
+
+bench-peers: peers
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# What is measured beside us, in an environment of its own.
+peers: env
 	[ -x .venv-bench/bin/python ] || $(BIN)/python -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25'
 	.venv-bench/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
-	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 # After an upgrade by hand in $(VENV): write the pins anew.
 pins:

@@ -52,6 +52,10 @@ class DocumentStep:
         """A verdict for each text, in order."""
         raise NotImplementedError
 
+    def facts(self) -> Mapping[str, Any]:
+        """Figures for the corpus's `funnel` that are known before a document is seen."""
+        return {}
+
     def shown(self, text: str) -> str:
         """A text as a report's samples may show it; steps that take secrets out blot them out."""
         return text

@@ -61,6 +61,10 @@ class Decontaminate(DocumentStep):
             whose = np.repeat(chosen, np.diff(runs.offsets))
             self.index[length] = _Runs.of(runs.hashes, task[whose], row[whose])
 
+    def facts(self) -> Mapping[str, Any]:
+        """{"<task>: too short to look for": evaluation texts}."""
+        return {f"{task}: too short to look for": count for task, count in self.too_short.items()}
+
     def clean(self, texts: Sequence[str]) -> list[Verdict]:
         """A verdict for each text, in order; counts: runs shared, by task."""
         words = word_hashes(texts)

@@ -77,6 +77,7 @@ def add_rows(total: Row, part: Row) -> None:
     for name in ("reasons", "counts"):
         for key, count in part[name].items():
             total[name][key] = total[name].get(key, 0) + count
+    total["facts"] = total["facts"] or part["facts"]
     for sample in part["samples"]:
         if room(total, sample["reason"]):
             total["samples"].append(sample)

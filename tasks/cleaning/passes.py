@@ -142,6 +142,7 @@ class Apply(NamedTuple):
         made = _steps(tuple(settings for _, settings in self.steps), self.evaluation)
         for (name, _), step in zip(self.steps, made, strict=True):
             rows.append(state.apply(name, step.clean(state.texts()), step))
+            rows[-1]["facts"] = dict(step.facts())
         return Shard(state.table(counts=self.last), {"documents": len(item.table), "rows": rows})
 
 

@@ -194,7 +194,9 @@ def test_evaluation_texts_are_kept_out(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "in", [prose(1), f"{prose(2)}\n{secret}\n{prose(3)}", prose(5)])
     context = clean(tmp_path, corpus, {"kind": "decontaminate", "action": "drop"}, evaluation=folder)
     assert [d["id"] for d in documents(context.out)] == ["t0", "t2"]
-    assert any("riddle" in what for what in facts(context.out)["funnel"][1]["counts"])
+    row = facts(context.out)["funnel"][1]
+    assert any("riddle" in what for what in row["counts"])
+    assert row["facts"] == {"riddle: too short to look for": 1}
 
 
 def test_nothing_left_names_the_step_that_took_most(tmp_path: Path) -> None:
