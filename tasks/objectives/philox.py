@@ -30,26 +30,35 @@ def philox4x32(
         Four uint64 arrays of 32-bit values, of the counters' common shape.
     """
     shape = np.broadcast_shapes(*(np.shape(c) for c in counter))
-    # Words 0 and 2 are multiplied, 1 and 3 are not: kept in pairs, since for a small batch each numpy call costs as
-    # much as its work. In place, since allocation would cost as much, too.
-    even, odd, product = (np.empty((2, *shape), dtype=np.uint64) for _ in range(3))
+    even, odd = np.empty((2, *shape), dtype=np.uint64), np.empty((2, *shape), dtype=np.uint64)
     even[0], odd[0], even[1], odd[1] = counter
-    swapped = product[::-1]
-    ones = (2,) + (1,) * len(shape)
-    multiplier = _M.reshape(ones)
-    for round_key in _round_keys(*key):
-        np.multiply(even, multiplier, out=product)
-        np.right_shift(swapped, _32, out=even)
-        even ^= odd
-        even ^= round_key.reshape(ones)
-        np.bitwise_and(swapped, _LOW, out=odd)
+    _rounds(even, odd, key)
     return even[0], odd[0], even[1], odd[1]
 
 
+def _rounds(even: np.ndarray, odd: np.ndarray, key: tuple[int, int]) -> None:
+    """All rounds, in place: words 0 and 2 of the counters [2, …], and words 1 and 3.
+
+    The first pair is multiplied, the second is not: kept apart, since for a small batch each numpy call costs as much
+    as its work. In place, since allocation would cost as much, too.
+    """
+    product = np.empty_like(even)
+    swapped = product[::-1]
+    multiplier, keys = _constants(key, even.ndim)
+    for round_key in keys:
+        np.multiply(even, multiplier, out=product)
+        np.right_shift(swapped, _32, out=even)
+        np.bitwise_xor(even, odd, out=even)
+        np.bitwise_xor(even, round_key, out=even)
+        np.bitwise_and(swapped, _LOW, out=odd)
+
+
 @lru_cache(maxsize=16)
-def _round_keys(k0: int, k1: int) -> list[np.ndarray]:
+def _constants(key: tuple[int, int], dimensions: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    shape = (2,) + (1,) * (dimensions - 1)
     rounds = np.arange(10, dtype=np.uint64)[:, None]
-    return list((np.array([k0, k1], dtype=np.uint64) + rounds * _W) & _LOW)
+    keys = (np.array(key, dtype=np.uint64) + rounds * _W) & _LOW
+    return _M.reshape(shape), [each.reshape(shape) for each in keys]
 
 
 def sample_words(seed: int, epochs_B: np.ndarray, indices_B: np.ndarray, count: int, stream: int = 0) -> np.ndarray:
@@ -66,14 +75,17 @@ def sample_words(seed: int, epochs_B: np.ndarray, indices_B: np.ndarray, count: 
     B, blocks = len(indices_B), -(-count // 4)
     block = np.arange(stream << 20, (stream << 20) + blocks, dtype=np.uint64)
     index, epoch = indices_B.astype(np.uint64)[:, None], epochs_B.astype(np.uint64)[:, None]
-    low, high = index & _LOW, index >> _32
     key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
     out = np.empty((B, blocks, 4), dtype=np.uint64)
     step = max(1, _COUNTERS_AT_ONCE // max(1, blocks))
     for first in range(0, B, step):
         rows = slice(first, first + step)
-        for number, words in enumerate(philox4x32((block, low[rows], high[rows], epoch[rows]), key)):
-            out[rows, :, number] = words
+        even = np.empty((2, len(index[rows]), blocks), dtype=np.uint64)
+        odd = np.empty_like(even)
+        even[0], odd[0], even[1], odd[1] = block, index[rows] & _LOW, index[rows] >> _32, epoch[rows]
+        _rounds(even, odd, key)
+        out[rows, :, 0::2] = even.transpose(1, 2, 0)
+        out[rows, :, 1::2] = odd.transpose(1, 2, 0)
     return out.reshape(B, blocks * 4)
 
 

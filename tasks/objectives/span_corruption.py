@@ -124,6 +124,9 @@ def _shares(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(spans, noise tokens) int64 [S] of each stretch: the row's, shared out, as far as there is room."""
     half = stretches.size // 2
+    if len(half) == stretches.rows and not stretches.number.any():  # one stretch a row has it all, whatever the phases
+        spans = np.minimum(spans_B, half)
+        return spans, spans + np.where(spans > 0, np.minimum(noise_B - spans, stretches.size - 2 * spans), 0)
     spans = _shared_out(stretches, half, np.minimum(spans_B, stretches.per_row(half)), words[:, 0])
     room = np.where(spans > 0, stretches.size - 2 * spans, 0)
     more = noise_B - stretches.per_row(spans)
@@ -171,8 +174,11 @@ def _segmented(
         np.concatenate([word, word + 1]),
         stride=2,
     )
-    last = ends[np.tile(spans_S > 0, 2)] - 1
-    ascending = np.sort(np.concatenate([within, last]))  # of all places few are ends: sorting them is less than looking
+    last = (ends if spans_S.all() else ends[np.tile(spans_S > 0, 2)]) - 1
+    # Of all places few are ends: sorting them is less than looking at all.
+    ascending = np.concatenate([within, last], dtype=np.int32 if total < 1 << 31 else np.int64, casting="unsafe")
+    ascending.sort()
+    ascending = ascending.astype(np.int64)
     noise_before = np.concatenate([[0], ascending[: len(ascending) // 2] + 1])
     # The tokens of both kinds up to a place are all tokens up to it, whatever stretch it is in.
     kept_before = ascending[len(ascending) // 2 :] - (all_noise - 1)
@@ -232,9 +238,12 @@ def sentinel_form(
         segments = documents(tokens_BL, vocabulary.eos)[0].ravel()
         group = row * L + segments[first_K]
     spans = np.arange(len(row))
-    fresh = np.ones(len(row), dtype=bool)
-    fresh[1:] = group[1:] != group[:-1]
-    number = spans - np.maximum.accumulate(np.where(fresh, spans, 0))
+    if group is row:
+        number = spans - np.repeat(np.cumsum(spans_B) - spans_B, spans_B)
+    else:
+        fresh = np.ones(len(row), dtype=bool)
+        fresh[1:] = group[1:] != group[:-1]
+        number = spans - np.maximum.accumulate(np.where(fresh, spans, 0))
     sentinel = np.asarray(vocabulary.sentinels, dtype=flat.dtype)[number]
     input_counts, target_counts = lengths - noise_B + spans_B, noise_B + spans_B
 

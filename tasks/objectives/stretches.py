@@ -28,6 +28,8 @@ def is_ordinary(tokens_BL: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
         # Special tokens stand before and behind the others in most vocabularies: comparing is faster than looking up.
         first, last = int(ordinary[0]), int(ordinary[-1])  # of Python's, so that numpy compares in the tokens' type
         if last - first + 1 == len(ordinary):
+            if tokens_BL.size and first <= tokens_BL.min() and tokens_BL.max() <= last:
+                return np.ones(tokens_BL.shape, dtype=bool)
             return (tokens_BL >= first) & (tokens_BL <= last)
     return ~vocabulary.special.take(tokens_BL)
 
@@ -98,16 +100,25 @@ def subsets(
     Args:
         words_BN: 32-bit random words; a group uses those of its row from `word` on, every `stride`th.
     """
-    # Groups with more to choose first: so the groups that are at work in a step are the first ones.
-    order = np.argsort(-counts_G, kind="stable")
-    working = len(counts_G) - np.searchsorted(counts_G[order[::-1]], np.arange(int(counts_G.max(initial=0))), "right")
-    ends = np.cumsum(working)
-    step = np.repeat(np.arange(len(working)), working)
-    group = order[np.arange(len(step)) - np.repeat(ends - working, working)]
-    last = (sizes_G - counts_G)[group] + step
-    base = first_G[group]
     first_word_G = row_G * words_BN.shape[1] + word_G
-    words = words_BN.ravel().take(first_word_G[group] + stride * step)
+    most = int(counts_G.max(initial=0))
+    steps = np.arange(most)
+    if most and (counts_G == most).all():  # the common case, without a list of who is at work
+        last = ((sizes_G - counts_G) + steps[:, None]).ravel()
+        base = np.tile(first_G, most)
+        words = words_BN.ravel().take(first_word_G + stride * steps[:, None]).ravel()
+        ends = len(counts_G) * (steps + 1)
+        working = np.full(most, len(counts_G))
+    else:
+        # Groups with more to choose first: so the groups that are at work in a step are the first ones.
+        order = np.argsort(-counts_G, kind="stable")
+        working = len(counts_G) - np.searchsorted(counts_G[order[::-1]], steps, "right")
+        ends = np.cumsum(working)
+        step = np.repeat(steps, working)
+        group = order[np.arange(len(step)) - np.repeat(ends - working, working)]
+        last = (sizes_G - counts_G)[group] + step
+        base = first_G[group]
+        words = words_BN.ravel().take(first_word_G[group] + stride * step)
     places = base + below(words, last + 1)
     last += base
     taken = np.zeros(total, dtype=bool)

@@ -100,6 +100,9 @@ def words_for(rows: np.ndarray, rows_count: int, draw: Draw, stream: int) -> np.
 
 def bert_budget(attention_mask_BL: np.ndarray, rate: float, most: int) -> np.ndarray:
     """min(most, max(1, round(rate · len))) of each row, special tokens counted in len: int64 [B]."""
+    B, L = attention_mask_BL.shape
+    if attention_mask_BL.all():  # packed rows
+        return np.full(B, min(max(round(L * rate), 1), most))
     wanted = np.rint(np.count_nonzero(attention_mask_BL, axis=1) * rate).astype(np.int64)
     return np.minimum(np.maximum(wanted, 1), most)
 
@@ -117,8 +120,8 @@ def choose_tokens(
     """
     B, L = candidate_BL.shape
     positions = np.flatnonzero(candidate_BL)  # of all candidates, row after row
-    available = np.count_nonzero(candidate_BL, axis=1)
-    first = np.cumsum(available) - available
+    first = np.searchsorted(positions, np.arange(0, B * L + 1, L))
+    first, available = first[:-1], np.diff(first)
     wanted = np.minimum(wanted_B, available)
     most = int(wanted.max(initial=0))
     words = draw(2 * most, stream)[:, : 2 * most]  # two for each choice: which token, and what becomes of it
