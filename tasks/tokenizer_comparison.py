@@ -67,8 +67,8 @@ class CompareTokenizers(Task):
         """Write `comparison.json`: {"rows": [figures], "examples": [{class, word, pieces: {kind-size: [piece]}}]}.
 
         A row has kind, vocab_size (found), asked, lowercase, bytes_per_token, fertility (tokens per word),
-        unknown_rate, whole_words (share kept whole), measured_on and measured_bytes. Trainings run in parallel; what
-        is finished outlives a crash.
+        unknown_rate, whole_words (share kept whole), measured_on and measured_bytes; a larger size that
+        gives no larger vocabulary has none. Trainings run in parallel; what is finished outlives a crash.
 
         Raises:
             BadData: a vocabulary is too small for its own alphabet, or the text gives nothing to learn.
@@ -76,12 +76,16 @@ class CompareTokenizers(Task):
         work = self._work(ctx.input("corpus").path)
         rows: list[dict[str, Any]] = []
         pieces: dict[str, list[list[str]]] = {}
-        for training, shard in zip(work, saved_map(ctx, "train", work, Training.shard, here=True), strict=True):
+        made = zip(work, saved_map(ctx, "train", work, Training.shard, here=True), strict=True)
+        for number, (training, shard) in enumerate(made, start=1):
             row = shard.facts["row"]
+            ctx.progress(number, len(work), "tokenizers")
+            if any((row["kind"], row["vocab_size"]) == (other["kind"], other["vocab_size"]) for other in rows):
+                ctx.log(f"{training.kind}: asked for {row['asked']:,} tokens, and there are no more than before")
+                continue
             rows.append(row)
             pieces[f"{row['kind']}-{row['vocab_size' if row['kind'] in FIXED else 'asked']}"] = shard.facts["pieces"]
             ctx.log(f"{training.kind}: {row['vocab_size']:,} tokens, {row['bytes_per_token']:.2f} bytes a token")
-            ctx.progress(len(rows), len(work), "tokenizers")
         shown = [
             {"class": what, "word": word, "pieces": {name: cut[n] for name, cut in pieces.items()}}
             for n, (what, word) in enumerate(EXAMPLES)
