@@ -28,7 +28,9 @@ PAD_TO = 4
 LEAST_CONTEXT = 8
 """Tokens of the context that a window must have room for."""
 GROUPED_BATCHES = 64
-"""So many batches' worth of the shuffled order are sorted by length together."""
+"""So many batches' worth of the shuffled order are sorted by length together, at most."""
+LEAST_STRETCHES = 8
+"""An epoch has at least so many that are sorted each: with few labels, length alone must not decide batches."""
 STRIDE_SHARE = 0.5
 """Overlap of neighbouring windows of a long context, of the window's length."""
 _MOST_QUESTION_TOKENS = 64
@@ -200,7 +202,7 @@ def collate(features: Sequence[Feature], kind: str, pad: int, token_types: bool)
 class Batches:
     """The stream of training batches: which features make step t is a pure function of (seed, t).
 
-    An epoch is a permutation, cut into stretches of `GROUPED_BATCHES` batches that are sorted by length;
+    An epoch is a permutation, cut into stretches of up to `GROUPED_BATCHES` batches that are sorted by length;
     the batches of an epoch then come in a shuffled order. Where the rows do not fill all batches, some are
     smaller by a row or few, so that no batch is left with too few rows to share among workers.
     """
@@ -229,7 +231,8 @@ class Batches:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
         order = draw.permutation(len(self.features))
         lengths = np.array([len(f.ids) for f in self.features])
-        stretch = GROUPED_BATCHES * self.batch_size
+        grouped = max(1, min(GROUPED_BATCHES, self.per_epoch // LEAST_STRETCHES))
+        stretch = grouped * self.batch_size
         batches = []
         for low in range(0, len(order), stretch):
             part = order[low : low + stretch]

@@ -199,17 +199,21 @@ def test_batches_are_padded_to_their_longest_and_marked() -> None:
 
 
 def test_an_epoch_visits_every_row_once_in_an_order_of_its_own() -> None:
-    features = [Feature(n, [0] * (n % 13 + 1), 0) for n in range(101)]
+    features = [Feature(n, [0] * (n % 13 + 1), 0) for n in range(1001)]
     batches = Batches(features, 8, seed=1)
-    assert batches.per_epoch == 13
-    epochs = [[f.row for step in range(13) for f in batches.of_step(13 * e + step)] for e in (0, 1)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(101)) and epochs[0] != epochs[1]
+    assert batches.per_epoch == 126
+    epochs = [[f.row for step in range(126) for f in batches.of_step(126 * e + step)] for e in (0, 1)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(1001)) and epochs[0] != epochs[1]
     fresh = Batches(features, 8, seed=1)  # a step does not depend on the steps before it
-    assert [f.row for f in fresh.of_step(20)] == [f.row for f in batches.of_step(20)]
-    widest = max(
-        max(lengths) - min(lengths) for step in range(12) if (lengths := [len(f.ids) for f in batches.of_step(step)])
-    )
-    assert widest <= 3  # of 12: like lengths go together
+    assert [f.row for f in fresh.of_step(200)] == [f.row for f in batches.of_step(200)]
+    lengths = [[len(f.ids) for f in batches.of_step(step)] for step in range(126)]
+    assert max(max(of) - min(of) for of in lengths) <= 3  # of 12: like lengths go together
+
+
+def test_with_few_rows_length_does_not_decide_what_shares_a_batch() -> None:
+    batches = Batches([Feature(n, [0] * (n % 13 + 1), 0) for n in range(101)], 8, seed=1)
+    lengths = [[len(f.ids) for f in batches.of_step(step)] for step in range(batches.per_epoch)]
+    assert min(max(of) - min(of) for of in lengths) >= 3
 
 
 def test_the_best_span_starts_before_it_ends_and_is_short() -> None:
