@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import socket
 import threading
 import time
@@ -36,8 +35,13 @@ def slug(text: str) -> str:
 
 
 def new_name(recipe: str) -> str:
-    """A run's name: recipe, date and time (UTC), four random digits."""
-    return f"{slug(recipe)[:40]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """A run's name: recipe, date and time (UTC), and where in that second it began, in 65,536ths.
+
+    So names sort as the runs began, also those of one second: `latest` goes by it.
+    """
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+    return f"{slug(recipe)[:40]}-{moment}-{(nanoseconds << 16) // 10**9:04x}"
 
 
 def plan_id(recipe: str, keys: Mapping[str, str]) -> str:
@@ -155,7 +159,7 @@ def _unknown(store: Store, name: str) -> BadConfig:
 def run_names(store: Store) -> list[str]:
     """All runs of a store, oldest first."""
     names = [os.path.basename(str(path).rstrip("/")) for path in store.list("runs")]
-    return sorted((n for n in names if NAME.match(n)), key=lambda n: (n.split("-")[-3:-1], n))
+    return sorted((n for n in names if NAME.match(n)), key=lambda n: (n.split("-")[-3:], n))
 
 
 def resolve_run(store: Store, name: str) -> RunRecord:

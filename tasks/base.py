@@ -44,6 +44,11 @@ class Runtime(Config):
     max_retries: int = Field(3, ge=0, description="how often a lost worker is replaced")
     resources: dict[str, float] = Field(default_factory=dict, description="further Ray resources per worker")
 
+    @property
+    def most_workers(self) -> int | None:
+        """How many workers a stage may share its inner work among; None where nobody said: as many as there are."""
+        return self.workers if "workers" in self.model_fields_set else None
+
 
 class Task(Config):
     """Base of all stages. Subclasses add fields and `run`; see the module's docstring."""

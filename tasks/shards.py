@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -67,18 +67,17 @@ def saved_map(
 
     def ready() -> Iterator[Shard]:
         while order and order[0][1]:
-            yield _read(_path(folder, order.popleft()[0]))
+            yield read_saved(_path(folder, order.popleft()[0]))
 
-    limit = ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None
-    with closing(map_ordered(work, missing(), cpus=cpus, max_in_flight=limit, here=here)) as made:
+    with closing(map_ordered(work, missing(), cpus=cpus, max_in_flight=ctx.runtime.most_workers, here=here)) as made:
         for shard in made:
             if ctx.cancelled():
                 raise Cancelled(f"{name} was cancelled")
             yield from ready()
             path = _path(folder, order.popleft()[0])
-            _write(path, shard)
+            write_saved(path, shard.table, shard.facts)
             del shard  # the mapped file takes its place, so that memory stays bounded
-            yield _read(path)
+            yield read_saved(path)
         yield from ready()
 
 
@@ -86,17 +85,20 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.arrow"
 
 
-def _write(path: Path, shard: Shard) -> None:
+def write_saved(path: Path, table: Any, facts: Mapping[str, Any], compression: str | None = None) -> None:
+    """A table with facts as an Arrow file that appears whole or not at all; a compressed one is read into memory."""
     import pyarrow as pa
 
-    schema = shard.table.schema.with_metadata({_FACTS: json.dumps(shard.facts, ensure_ascii=False).encode()})
+    schema = table.schema.with_metadata({_FACTS: json.dumps(facts, ensure_ascii=False).encode()})
     temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-        file.write_table(shard.table.cast(schema))
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as file:
+        file.write_table(table.cast(schema))
     os.replace(temporary, path)
 
 
-def _read(path: Path) -> Shard:
+def read_saved(path: Path) -> Shard:
+    """What `write_saved` wrote, memory-mapped."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

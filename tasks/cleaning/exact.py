@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import Cancelled
 from tasks.base import Context
 from tasks.cleaning.base import CorpusStep, Documents, Verdict
 from tasks.cleaning.exchange import HERE_BYTES, exchange
@@ -60,18 +59,16 @@ class ExactDuplicates(CorpusStep):
             Cancelled: the run was asked to stop.
         """
         found = exchange(
+            ctx,
             (table for table in signatures if len(table)),
             as_they_are,
             later_ones,
             ctx.work / self.folder,
             here_bytes=self.here_bytes,
-            workers=ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None,
         )
         dropped: list[Any] = [np.empty(0, dtype=np.int64)]
         with closing(found):
             for table in found:
-                if ctx.cancelled():
-                    raise Cancelled("the search for exact duplicates was cancelled")
                 dropped.append(table.column("document").to_numpy().astype(np.int64))
         documents = np.sort(np.concatenate(dropped))
         return ExactDuplicatesFound({"duplicates": len(documents)}, documents)

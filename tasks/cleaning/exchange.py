@@ -1,6 +1,6 @@
 """Bringing rows with equal keys together: on Ray Data where there is a cluster, through files on disk elsewhere.
 
-    for found in exchange(tables, PrepareRows(...), pairs_of, ctx.work / "exchange", ...):
+    for found in exchange(ctx, tables, PrepareRows(...), pairs_of, ctx.work / "exchange"):
 
 `prepare` gives each table a column `key` (uint64, uniformly distributed: a hash). Rows are sent to partitions by the
 key's highest bits, and `work` sees a partition whole. In both ways the same functions see the same rows, though in no
@@ -13,13 +13,16 @@ process gives its own core back while it waits for it; so a stage on a cluster o
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import Cancelled
 from cluster.parallel import in_ray
+from tasks.base import Context
 
 PARTITION_BITS = 5
 """32 partitions: ten million documents of 17 bands make some 130 MB in each."""
@@ -31,23 +34,26 @@ Work = Callable[[Any], Any]
 
 
 def exchange(
+    ctx: Context,
     tables: Iterable[Any],
     prepare: Prepare,
     work: Work,
     folder: Path,
     *,
     here_bytes: int = HERE_BYTES,
-    workers: int | None = None,
 ) -> Generator[Any, None, None]:
     """Yield `work(rows)` of every partition that has rows.
 
     Args:
+        ctx: of the stage: how many workers there may be, and whether it is to stop.
         tables: Arrow tables of one schema, consumed once.
         prepare: a picklable pure function from such a table to the rows to bring together, with a column `key`.
         work: a picklable pure function from all rows of a partition, in any order, to a table.
         folder: for temporary files, new.
         here_bytes: less data than this stays in this process.
-        workers: CPU cores that Ray Data may use at a time; None for all.
+
+    Raises:
+        Cancelled: the run was asked to stop.
     """
     waiting = iter(tables)
     held: list[Any] = []
@@ -59,11 +65,14 @@ def exchange(
             if size >= here_bytes:
                 break
     if in_ray() and size >= here_bytes:
-        found = _on_ray(_drained(held, waiting), prepare, work, workers)
+        found = _on_ray(_drained(held, waiting), prepare, work, ctx.runtime.most_workers)
     else:
         found = _here(chain(held, waiting), prepare, work, folder)
     with closing(found):
-        yield from found
+        for rows in found:
+            if ctx.cancelled():
+                raise Cancelled("the comparison of documents was cancelled")
+            yield rows
 
 
 def _drained(held: list[Any], more: Iterator[Any]) -> Iterator[Any]:
@@ -77,10 +86,25 @@ def _drained(held: list[Any], more: Iterator[Any]) -> Iterator[Any]:
 
 def _here(tables: Iterable[Any], prepare: Prepare, work: Work, folder: Path) -> Generator[Any, None, None]:
     """Partitions as files, then one after another."""
-    import numpy as np
     import pyarrow as pa
 
     folder.mkdir(parents=True)
+    try:
+        for path in _written(tables, prepare, folder):
+            with pa.memory_map(str(path)) as source:
+                rows = pa.ipc.open_file(source).read_all()
+                yield work(rows)
+                del rows
+            path.unlink()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _written(tables: Iterable[Any], prepare: Prepare, folder: Path) -> list[Path]:
+    """The rows in one file for each partition that has any."""
+    import numpy as np
+    import pyarrow as pa
+
     files: dict[int, Any] = {}
     try:
         for table in tables:
@@ -96,14 +120,7 @@ def _here(tables: Iterable[Any], prepare: Prepare, work: Work, folder: Path) -> 
     finally:
         for file in files.values():
             file.close()
-    for number in sorted(files):
-        path = folder / f"{number:03d}.arrow"
-        with pa.memory_map(str(path)) as source:
-            rows = pa.ipc.open_file(source).read_all()
-            yield work(rows)
-            del rows
-        path.unlink()
-    folder.rmdir()
+    return [folder / f"{number:03d}.arrow" for number in sorted(files)]
 
 
 def _partition(rows: Any) -> Any:

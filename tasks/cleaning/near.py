@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import Cancelled
 from tasks.base import Context
 from tasks.cleaning.base import CorpusStep, Documents, Verdict
 from tasks.cleaning.clusters import Ints
@@ -80,17 +79,15 @@ class NearDuplicates(CorpusStep):
         with closing(Records(folder, self.settings.values)) as records:
             search = Search(records, self.settings.threshold, exact=self.settings.verify == "shingles")
             found = exchange(
+                ctx,
                 records.kept(signatures),
                 partial(in_buckets, self.banding),
                 together,
                 folder / "buckets",
                 here_bytes=self.here_bytes,
-                workers=ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None,
             )
             with closing(found):
                 for groups in found:
-                    if ctx.cancelled():
-                        raise Cancelled("the search for near duplicates was cancelled")
                     search.compare(groups)
             return self._chosen(search, records)
 

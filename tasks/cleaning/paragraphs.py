@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import Cancelled
 from tasks.base import Context
 from tasks.cleaning.base import CorpusStep, Documents, Verdict
 from tasks.cleaning.exact import as_they_are
@@ -67,18 +66,16 @@ class DuplicateParagraphs(CorpusStep):
             Cancelled: the run was asked to stop.
         """
         found = exchange(
+            ctx,
             (table for table in signatures if len(table)),
             as_they_are,
             repeated,
             ctx.work / self.folder,
             here_bytes=self.here_bytes,
-            workers=ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None,
         )
         parts: list[np.ndarray] = []
         with closing(found):
             for table in found:
-                if ctx.cancelled():
-                    raise Cancelled("the search for duplicate paragraphs was cancelled")
                 parts.append(np.stack([table.column(name).to_numpy() for name in table.column_names]))
         rows = np.concatenate(parts, axis=1) if parts else np.empty((5, 0), dtype=np.uint64)
         rows = rows[:, np.lexsort((rows[2], rows[1]))]  # by document and place

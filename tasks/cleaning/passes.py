@@ -19,6 +19,7 @@ from tasks.cleaning.funnel import Row, add_sample, empty_row, room
 from tasks.cleaning.settings import StepSettings
 from tasks.corpus_reader import read_batches
 from tasks.shards import Shard
+from tasks.word_counts import word_counts
 
 SLICE_BYTES = 4 << 20  # of text, at least, but for the last
 COLUMNS = ("id", "text", "source", "meta", "validation")
@@ -239,6 +240,6 @@ class _State:
             place = COLUMNS.index("validation")
             table = table.set_column(place, "validation", pa.array(self.validation, pa.bool_()))
         if counts:
-            table = table.append_column("words", pa.array([len(t.split()) for t in self.text], pa.int32()))
+            table = table.append_column("words", pa.array(word_counts(pa.array(self.text, pa.string())), pa.int32()))
             table = table.append_column("chars", pa.array([len(t) for t in self.text], pa.int32()))
         return table

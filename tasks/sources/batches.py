@@ -94,7 +94,7 @@ def read_part(format_name: str, options: ReadOptions, validation_share: float, p
 def _table(rows: list[tuple[Any, ...]]) -> Any:
     import pyarrow as pa
 
-    from tasks.sources.words import word_counts
+    from tasks.word_counts import word_counts
 
     names = ["id", "text", "source", "meta", "line", "same", "validation", "chars"]
     types = [pa.string()] * 4 + [pa.int64(), pa.binary(16), pa.bool_(), pa.int32()]

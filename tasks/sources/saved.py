@@ -8,23 +8,20 @@ middle, but what is saved of it is passed without being sent. `read` is pure, so
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cluster.errors import Cancelled
 from cluster.parallel import flat_map_ordered
 from tasks.base import Context
+from tasks.shards import read_saved, write_saved
 from tasks.sources.base import Part
 from tasks.sources.batches import Batch
 
-_FACTS = b"facts"
 _FOLDER_PARTS = 1000  # in one folder
 
 
@@ -76,8 +73,8 @@ def saved_batches(
             yield from stored(order[0])
             order.popleft()
 
-    limit = ctx.runtime.workers if "workers" in ctx.runtime.model_fields_set else None
-    with closing(flat_map_ordered(partial(_rest, read), missing(), max_in_flight=limit, here=here)) as made:
+    most = ctx.runtime.most_workers
+    with closing(flat_map_ordered(partial(_rest, read), missing(), max_in_flight=most, here=here)) as made:
         for batch in made:
             if ctx.cancelled():
                 raise Cancelled(f"{name} was cancelled")
@@ -116,22 +113,11 @@ def _counts(folder: Path) -> dict[int, int]:
 
 
 def _write(path: Path, batch: Batch) -> None:
-    import pyarrow as pa
-
-    facts = {name: value for name, value in batch._asdict().items() if name != "table"}
-    schema = batch.table.schema.with_metadata({_FACTS: json.dumps(facts).encode()})
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as file:
-        file.write_table(batch.table.cast(schema))
-    os.replace(temporary, path)
+    facts = {name: value for name, value in batch._asdict().items() if name != "table"}
+    write_saved(path, batch.table, facts, compression="lz4")  # text: the corpus once more
 
 
 def _read(path: Path) -> Batch:
-    import pyarrow as pa
-
-    with pa.OSFile(str(path), "rb") as source:
-        table = pa.ipc.open_file(source).read_all()
-    facts: dict[str, Any] = json.loads(table.schema.metadata[_FACTS])
-    return Batch(table=table.replace_schema_metadata(None), **facts)
+    found = read_saved(path)
+    return Batch(table=found.table, **found.facts)

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.errors import Cancelled
+from tasks.base import Runtime
 from tasks.cleaning.base import Verdict
 from tasks.cleaning.exact import ExactDuplicates
 from tasks.cleaning.exchange import PARTITION_BITS, exchange
 from tasks.cleaning.paragraphs import DuplicateParagraphs, without
 from tasks.cleaning.settings_corpus import DuplicateParagraphsSettings, ExactDuplicatesSettings
 from tests.tasks.compared import compared, kept
+from tests.tasks.stage import FolderContext
 
 
 def exact(texts: list[str], **values: Any) -> list[Verdict]:
@@ -160,16 +163,30 @@ def test_rows_with_equal_keys_meet_once(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     keys = draw.integers(0, 2**64, 200, dtype=np.uint64)
     tables = [pa.table({"key": draw.choice(keys, n), "row": np.arange(n)}) for n in (1, 500, 3000)]
-    found = list(exchange(iter(tables), lambda table: table, lambda rows: rows, tmp_path / "new"))
+    ctx = FolderContext(tmp_path / "out", Runtime(), {})
+    found = list(exchange(ctx, iter(tables), lambda table: table, lambda rows: rows, ctx.work / "new"))
     assert 2 <= len(found) <= 1 << PARTITION_BITS
     assert sum(len(table) for table in found) == 3501
     seen = [set(table.column("key").to_pylist()) for table in found]
     assert sum(map(len, seen)) == len(set.union(*seen))
-    assert list(tmp_path.iterdir()) == []
+    assert list(ctx.work.iterdir()) == []
 
 
 def test_an_exchange_that_is_left_early_closes_its_files(tmp_path: Path) -> None:
     tables = [pa.table({"key": np.random.default_rng(0).integers(0, 2**64, 99, dtype=np.uint64)})]
-    found = exchange(tables, lambda table: table, lambda rows: rows, tmp_path / "new")
+    ctx = FolderContext(tmp_path / "out", Runtime(), {})
+    found = exchange(ctx, tables, lambda table: table, lambda rows: rows, ctx.work / "new")
     assert len(next(found)) > 0
     found.close()
+
+
+def test_an_exchange_stops_when_asked_to(tmp_path: Path) -> None:
+    class Stopped(FolderContext):
+        def cancelled(self) -> bool:
+            return True
+
+    tables = [pa.table({"key": np.random.default_rng(0).integers(0, 2**64, 99, dtype=np.uint64)})]
+    ctx = Stopped(tmp_path / "out", Runtime(), {})
+    with pytest.raises(Cancelled):
+        next(exchange(ctx, tables, lambda table: table, lambda rows: rows, ctx.work / "new"))
+    assert list(ctx.work.iterdir()) == []

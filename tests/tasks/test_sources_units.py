@@ -13,7 +13,7 @@ from cluster.errors import BadData
 from tasks.sources.base import Piece, ReadOptions, Tally
 from tasks.sources.fields import Fields
 from tasks.sources.seen import Seen
-from tasks.sources.words import word_counts
+from tasks.word_counts import word_counts
 
 SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
 CHARACTERS = st.sampled_from([*SPACES, "a", "é", "–", "中", "\u2010", "\u2027", "\u2030", "\u200b", "ꙮ", "😀"])
