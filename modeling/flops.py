@@ -14,31 +14,19 @@ import torch
 from torch import nn
 
 from modeling.architecture import TransformerConfig
-
-PEAK_TFLOPS: dict[str, dict[str, float]] = {
-    # Dense tensor-core peaks from the vendors' data sheets; fp32 is TF32 off.
-    "H200": {"bf16": 989, "fp32": 67},
-    "H100 PCIe": {"bf16": 756, "fp32": 51},
-    "H100": {"bf16": 989, "fp32": 67},
-    "A100": {"bf16": 312, "fp32": 19.5},
-    "A10G": {"bf16": 70, "fp32": 35},
-    "A10": {"bf16": 125, "fp32": 31.2},
-    "L40S": {"bf16": 362, "fp32": 91.6},
-    "L4": {"bf16": 121, "fp32": 30.3},
-    "RTX 4090": {"bf16": 165, "fp32": 82.6},
-    "RTX 3090": {"bf16": 71, "fp32": 35.6},
-}
+from modeling.hardware import gpu_of_device
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Peak FLOP/s at `precision` (fp32 or bf16): a GPU's from its data sheet, a CPU's as measured.
+    """Peak FLOP/s at `precision` (fp32, bf16 or fp16): a GPU's from its data sheet, a CPU's as measured.
 
-    None for a GPU that is not in the table.
+    None for a GPU that is not in the table (`modeling.hardware`), or has no tensor cores for the precision.
     """
     if device.type == "cpu":
         return measured_peak(precision)
-    name = torch.cuda.get_device_name(device)
-    return next((peaks[precision] * 1e12 for key, peaks in PEAK_TFLOPS.items() if key in name), None)
+    found = gpu_of_device(torch.cuda.get_device_name(device))
+    peak = found.tflops.get(precision) if found is not None else None
+    return None if peak is None else peak * 1e12
 
 
 def measured_peak(precision: str, size: int = 1024, tries: int = 5) -> float:
@@ -46,7 +34,7 @@ def measured_peak(precision: str, size: int = 1024, tries: int = 5) -> float:
 
     A CPU has no data sheet to go by (clock, cores that others use, AMX): MFU is against what it gives here.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     left, right = torch.full((size, size), 0.5, dtype=dtype), torch.full((size, size), 0.25, dtype=dtype)
     best = float("inf")
     with torch.inference_mode():

@@ -30,6 +30,7 @@ PLACEMENT = frozenset(
         "tasks.base",
         "modeling.config",
         "modeling.errors",
+        "modeling.hardware",
         "cluster.deepspeed",
         "cluster.errors",
         "cluster.parallel",
