@@ -162,7 +162,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     import json
 
     from modeling.checkpoint import load_transformer, save_model
-    from modeling.loop import rank_rows
+    from modeling.step import rank_rows
     from tasks.datasets import read_rows
     from tasks.downstream.encode import Batches, Encoder, collate
 

@@ -146,7 +146,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
     from modeling.checkpoint import build_model, load_weights, save_model
     from modeling.flops import parameter_counts, training_flops_per_token
-    from modeling.loop import count_tokens, rank_rows
+    from modeling.step import count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
 
     loop, config, head, out = payload["loop"], payload["model"], payload["head"], Path(payload["out"])

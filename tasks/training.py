@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cluster.workers import RankContext, Work
-    from modeling.loop import FitResult
+    from modeling.records import FitResult
     from modeling.schedule import LoopConfig
 
 TIMINGS = ("tokens_per_second", "mfu", "peak_rss_bytes", "resumed_from", "checkpoints", "checkpoint_seconds")
@@ -81,6 +81,7 @@ def fit_on_rank(
     """`fit` as placed by `runtime`, with its events sent to the stage."""
     from cluster.deepspeed import engine_config
     from modeling.loop import fit
+    from modeling.records import Hooks
 
     def on_log(record: Any) -> None:
         shown = {**record.row(), "tokens_per_second": record.tokens_per_second, "mfu": record.mfu}
@@ -101,10 +102,12 @@ def fit_on_rank(
         ),
         runtime=runtime,
         checkpoint_dir=checkpoint_dir,
-        on_log=on_log,
-        should_stop=rank.should_stop,
-        on_checkpoint=lambda step: rank.emit({"kind": "checkpoint", "step": step}),
-        log=lambda message: rank.emit({"kind": "note", "message": message}),
+        hooks=Hooks(
+            on_log=on_log,
+            should_stop=rank.should_stop,
+            on_checkpoint=lambda step: rank.emit({"kind": "checkpoint", "step": step}),
+            note=lambda message: rank.emit({"kind": "note", "message": message}),
+        ),
         flops_per_token=flops_per_token,
     )
 

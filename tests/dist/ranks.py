@@ -83,7 +83,10 @@ def train(
     from cluster.deepspeed import engine_config
     from modeling.checkpoint import save_model
     from modeling.heads.language import LanguageModel
-    from modeling.loop import LoopConfig, fit, rank_rows
+    from modeling.loop import fit
+    from modeling.records import Hooks
+    from modeling.schedule import LoopConfig
+    from modeling.step import rank_rows
     from modeling.transformer import preset as make_config
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -124,7 +127,7 @@ def train(
         ),
         runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
         checkpoint_dir=folder / "scratch" if checkpoints else None,
-        log=notes.append,
+        hooks=Hooks(note=notes.append),
     )
     if rank == 0:
         save_model(folder / name, model, config)

@@ -10,7 +10,10 @@ from cluster.deepspeed import engine_config
 from modeling.errors import ConfigError, NonFiniteLoss, TrainingStopped
 from modeling.heads.base import LossSum
 from modeling.heads.language import LanguageModel
-from modeling.loop import LoopConfig, fit, rank_rows
+from modeling.loop import fit
+from modeling.records import Hooks
+from modeling.schedule import LoopConfig
+from modeling.step import rank_rows
 from modeling.transformer import preset
 from tests.dist.ranks import BATCH, LENGTH, global_batch, run_ranks, train
 
@@ -50,17 +53,17 @@ def test_broken_checkpoints_are_passed_over_and_named(tmp_path):
     notes = []
     steps = iter(range(100))
     with pytest.raises(TrainingStopped, match="after step 3"):
-        fit(**arguments(checkpoint_dir=tmp_path, should_stop=lambda: next(steps) == 2))
+        fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(should_stop=lambda: next(steps) == 2)))
     newest, older = tmp_path / "step-00000003", tmp_path / "step-00000002"
     shard = next(newest.rglob("*optim_states.pt"))
     shard.write_bytes(shard.read_bytes()[:-100])
-    assert fit(**arguments(checkpoint_dir=tmp_path, log=notes.append)).resumed_from == 2
+    assert fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(note=notes.append))).resumed_from == 2
     assert any("step-00000003" in note and shard.name in note for note in notes)
     (older / "complete.json").write_text("{")
     for path in tmp_path.glob("step-*"):
         if path != older:
             (path / "complete.json").unlink()
-    assert fit(**arguments(checkpoint_dir=tmp_path, log=notes.append)).resumed_from == 0
+    assert fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(note=notes.append))).resumed_from == 0
 
 
 def test_a_checkpoint_of_another_placement_is_named_and_not_used(tmp_path):
@@ -73,9 +76,9 @@ def test_a_checkpoint_of_another_placement_is_named_and_not_used(tmp_path):
 def test_stopping_writes_a_checkpoint_and_the_rest_follows(tmp_path):
     full = fit(**arguments())
     with pytest.raises(TrainingStopped):
-        fit(**arguments(checkpoint_dir=tmp_path, should_stop=lambda: True))
+        fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(should_stop=lambda: True)))
     checkpoints = []
-    rest = fit(**arguments(checkpoint_dir=tmp_path, on_checkpoint=checkpoints.append))
+    rest = fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(on_checkpoint=checkpoints.append)))
     assert rest.resumed_from == 1
     assert checkpoints == [2, 3]
     assert rest.history == full.history

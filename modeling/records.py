@@ -1,0 +1,85 @@
+"""What training tells of itself: a record per log interval, the result, and the counters a checkpoint carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """Figures after `step` steps. `row()` is what goes into metrics.jsonl: no timings."""
+
+    step: int
+    loss: float
+    """Mean over the labels of the steps since the last record, nats; of several losses the weighted sum."""
+    learning_rate: float
+    grad_norm: float
+    """Global gradient norm before clipping, at this step."""
+    tokens: int
+    """Tokens seen since step 0, padding excluded."""
+    tokens_per_second: float = 0.0
+    mfu: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """{name: mean} of a model's losses where it has several."""
+
+    def row(self) -> dict[str, float]:
+        kept = asdict(self)
+        del kept["tokens_per_second"], kept["mfu"], kept["parts"]
+        return {**kept, **{f"loss_{name}": value for name, value in self.parts.items()}}
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls while it trains, on rank 0 only."""
+
+    on_log: Callable[[LogRecord], None] = lambda record: None
+    should_stop: Callable[[], bool] = lambda: False
+    on_checkpoint: Callable[[int], None] = lambda step: None
+    """A checkpoint of so many steps is complete on disk."""
+    note: Callable[[str], None] = lambda message: None
+    """A line for the stage's log."""
+
+
+@dataclass
+class FitResult:
+    """What `fit` returns, on every rank."""
+
+    step: int
+    history: list[dict[str, float]]
+    """`LogRecord.row()` of every logged step, also of those before a resume."""
+    tokens: int
+    labels: int
+    tokens_per_second: float
+    """Median over the log intervals; 0 where there was none."""
+    mfu: float | None
+    step_seconds: dict[str, float]
+    """Median wall time of a step's parts: data, forward_backward, optimizer."""
+    peak_rss_bytes: int
+    resumed_from: int
+    """Steps already done in an earlier attempt."""
+    checkpoints: int = 0
+    checkpoint_seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """What a checkpoint needs beside the engine's state; equal on all ranks, JSON values only."""
+
+    tokens: int = 0
+    labels: int = 0
+    interval_losses: list[float] = field(default_factory=list)
+    interval_labels: list[int] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def clear_interval(self, parts: int) -> None:
+        """Begin a log interval, for so many losses."""
+        self.interval_losses = [0.0] * parts
+        self.interval_labels = [0] * parts
+
+    def add(self, sums: list[float], counts: list[float], tokens: float) -> None:
+        """Take the global sums of a step."""
+        self.tokens += int(tokens)
+        self.labels += int(counts[0])
+        self.interval_losses = [a + b for a, b in zip(self.interval_losses, sums, strict=True)]
+        self.interval_labels = [a + int(b) for a, b in zip(self.interval_labels, counts, strict=True)]
