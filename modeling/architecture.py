@@ -225,6 +225,25 @@ def preset(name: str, **changes: Any) -> TransformerConfig:
     return TransformerConfig(**{**PRESETS.load(name), **changes})
 
 
+def generator_config(config: TransformerConfig) -> TransformerConfig:
+    """ELECTRA's generator: `generator_share` of the width, feed-forward and heads, at the same depth."""
+    share = config.generator_share
+    heads = max(1, round(config.heads * share))
+    width = max(heads, round(config.width * share / heads) * heads)
+    return config.model_copy(
+        update={
+            "width": width,
+            "heads": heads,
+            "head_size": 0,
+            "ff_width": max(1, round(config.ff_width * share)),
+            "embedding_width": config.token_width,
+            "tie_embeddings": True,
+            "head_transform": True,
+            "head_bias": True,
+        }
+    )
+
+
 CONFIGS = Registry(
     "architecture",
     {

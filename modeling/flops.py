@@ -6,15 +6,17 @@ does not count, embedding look-ups do not either, and the output matrix counts a
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from modeling.architecture import TransformerConfig
+from modeling.architecture import TransformerConfig, generator_config
 from modeling.hardware import gpu_of_device
+
+if TYPE_CHECKING:  # planning counts FLOPs, too, and imports no torch
+    import torch
+    from torch import nn
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
@@ -24,6 +26,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """
     if device.type == "cpu":
         return measured_peak(precision)
+    import torch
+
     found = gpu_of_device(torch.cuda.get_device_name(device))
     peak = found.tflops.get(precision) if found is not None else None
     return None if peak is None else peak * 1e12
@@ -34,6 +38,8 @@ def measured_peak(precision: str, size: int = 1024, tries: int = 5) -> float:
 
     A CPU has no data sheet to go by (clock, cores that others use, AMX): MFU is against what it gives here.
     """
+    import torch
+
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     left, right = torch.full((size, size), 0.5, dtype=dtype), torch.full((size, size), 0.25, dtype=dtype)
     best = float("inf")
@@ -82,9 +88,14 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     A tied output matrix counts once, under embedding; so do layers that are shared. `non_embedding` is what
     Kaplan et al. call N: all but token, position and segment embeddings. Padded rows of the vocabulary count.
     """
+    return count_by_group((name, parameter.shape) for name, parameter in model.named_parameters())
+
+
+def count_by_group(parameters: Iterable[tuple[str, Iterable[int]]]) -> dict[str, int]:
+    """`parameter_counts` of names and shapes, such as those of `modeling.shapes`."""
     groups = dict.fromkeys(GROUPS, 0)
-    for name, parameter in model.named_parameters():
-        groups[_group(name.split("."))] += parameter.numel()
+    for name, shape in parameters:
+        groups[_group(name.split("."))] += math.prod(shape)
     total = sum(groups.values())
     embeddings = groups["embedding"] + groups["position"] + groups["token_type"]
     return {**groups, "non_embedding": total - embeddings, "total": total}
@@ -129,8 +140,6 @@ def forward_flops_per_token(
         return formula(length, label_share) if formula is not None else None
     tokens = length + target_length
     if head["name"] == "replaced-token-detection":
-        from modeling.heads.electra import generator_config
-
         generator = generator_config(config)
         both = _trunk(generator, length, target_length) + _trunk(config, length, target_length)
         generated = label_share * _output(generator, {}) - _not_read(generator, 1.0, label_share)

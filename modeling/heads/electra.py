@@ -14,32 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.architecture import TransformerConfig
+from modeling.architecture import TransformerConfig, generator_config
 from modeling.blocks import activate
 from modeling.heads.base import IGNORE, LossSum, Parts
 from modeling.heads.language import OutputLayer
 from modeling.transformer import Transformer, hidden_states, init_weights
 
 DISCRIMINATOR_WEIGHT = 50.0
-
-
-def generator_config(config: TransformerConfig) -> TransformerConfig:
-    """The generator's shape: `generator_share` of the width, feed-forward and heads, at the same depth."""
-    share = config.generator_share
-    heads = max(1, round(config.heads * share))
-    width = max(heads, round(config.width * share / heads) * heads)
-    return config.model_copy(
-        update={
-            "width": width,
-            "heads": heads,
-            "head_size": 0,
-            "ff_width": max(1, round(config.ff_width * share)),
-            "embedding_width": config.token_width,
-            "tie_embeddings": True,
-            "head_transform": True,
-            "head_bias": True,
-        }
-    )
 
 
 class Discriminator(nn.Module):

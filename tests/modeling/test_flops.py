@@ -5,11 +5,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling.architecture import model_config, preset
+from modeling.architecture import generator_config, model_config, preset
 from modeling.checkpoint import build_model
 from modeling.flops import GROUPS, forward_flops_per_token, parameter_counts, peak_flops, training_flops_per_token
 from modeling.heads.classification import SequenceClassifier
-from modeling.heads.electra import generator_config
 
 LM = {"name": "language-model", "settings": {}}
 RTD = {"name": "replaced-token-detection", "settings": {}}

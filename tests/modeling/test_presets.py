@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling.architecture import PRESETS, model_config
+from modeling.architecture import PRESETS, generator_config, model_config
 from modeling.checkpoint import build_model
 from modeling.flops import parameter_counts
-from modeling.heads.electra import generator_config
 from modeling.published import PUBLISHED, Published
 
 UNPUBLISHED = {"mass-base", "modern-tiny", "modern-mini", "modern-small", "modern-base"}
