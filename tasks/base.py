@@ -19,11 +19,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from modeling.config import Config
+from modeling.errors import ConfigError
+
+Offload = Literal["none", "cpu", "nvme"]
+
+
+def _offload(value: Any) -> Any:
+    """A switch means the host's memory: what `true` said before there was a disk to choose."""
+    return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
+
+
+def _own_settings(value: Any) -> Any:
+    """The settings themselves, read from their file once: a worker elsewhere has no such file."""
+    from cluster.deepspeed import check_own_settings, read_own_settings
+
+    settings = read_own_settings(value) if isinstance(value, str) else value
+    if isinstance(settings, Mapping):
+        check_own_settings(settings)
+    return settings
 
 
 class Runtime(Config):
@@ -39,10 +57,35 @@ class Runtime(Config):
     memory_gb: float = Field(0, ge=0, description="memory reserved per worker in GB; 0 reserves none")
     zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO stage")
     micro_batch: int = Field(0, ge=0, description="sequences per worker per forward; 0 lets the stage choose")
-    offload_optimizer: bool = Field(False, description="keep optimizer state in host memory")
+    activation_checkpointing: bool = Field(False, description="keep block inputs only, compute the rest twice")
+    offload_optimizer: Annotated[Offload, BeforeValidator(_offload)] = Field(
+        "none", description="where optimizer state lies: none (the device), cpu, nvme (ZeRO stage 3)"
+    )
+    offload_parameters: Annotated[Offload, BeforeValidator(_offload)] = Field(
+        "none", description="where weights lie between their uses, at ZeRO stage 3"
+    )
+    nvme_path: str = Field("", description="folder on each worker's own disk, for nvme offload")
+    overlap_comm: bool = Field(True, description="gradients travel during the backward pass; on GPUs only")
+    bucket_elements: int = Field(50_000_000, ge=1, description="elements of gradients and weights per collective")
+    deepspeed: Annotated[dict[str, Any], BeforeValidator(_own_settings)] = Field(
+        default_factory=dict, description="your own DeepSpeed settings over the generated ones: a JSON file, or inline"
+    )
     checkpoint_every_seconds: float = Field(60, gt=0, description="wall time between training checkpoints")
     max_retries: int = Field(3, ge=0, description="how often a lost worker is replaced")
     resources: dict[str, float] = Field(default_factory=dict, description="further Ray resources per worker")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Runtime:
+        stage = f"zero_stage {self.zero_stage}"
+        if self.offload_optimizer != "none" and not self.zero_stage:
+            raise ConfigError(f"offload_optimizer {self.offload_optimizer} with {stage}", "set zero_stage to 1, 2 or 3")
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ConfigError(f"offload_parameters {self.offload_parameters} with {stage}", "set zero_stage to 3")
+        if self.offload_optimizer == "nvme" and self.zero_stage != 3:
+            raise ConfigError(f"offload_optimizer nvme with {stage}", "set zero_stage to 3, or offload to cpu")
+        if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:
+            raise ConfigError("nvme offload without nvme_path", "set nvme_path to a folder on each worker's own disk")
+        return self
 
     @property
     def most_workers(self) -> int | None:
