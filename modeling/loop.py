@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, TrainingStopped
 from modeling.kernels import keep_freed_memory
-from modeling.records import FitResult, Hooks, LogRecord, Progress
+from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
 from modeling.resume import load_checkpoint, save_checkpoint
 from modeling.schedule import LoopConfig, learning_rate
 from modeling.step import Batch, Stepped, Stepper
+from modeling.watching import Watching
 
 
 def fit(
@@ -41,6 +42,7 @@ def fit(
     checkpoint_dir: Path | None = None,
     hooks: Hooks | None = None,
     flops_per_token: float | None = None,
+    watch: Watch | None = None,
 ) -> FitResult:
     """Train `model` in place for `loop.steps` steps; every rank of the process group calls it.
 
@@ -54,6 +56,7 @@ def fit(
         checkpoint_dir: continue from its newest checkpoint, and write there; None: neither.
         hooks: called on rank 0 only.
         flops_per_token: forward and backward, for MFU; None: no MFU.
+        watch: what to look at beside the loss; None: nothing.
 
     Raises:
         NonFiniteLoss: the loss or the gradient norm is NaN or infinite; no checkpoint holds it.
@@ -74,8 +77,11 @@ def fit(
         engine = start_engine(trained, loop, engine_config, device)
         try:
             stepper = Stepper(engine, trained, loop, engine_config, rank, world_size, device)
-            run = _Run(stepper, runtime, checkpoint_dir, hooks if hooks and rank == 0 else Hooks(), flops_per_token)
-            result = run.train(next_batch)
+            hooks = hooks if hooks and rank == 0 else Hooks()
+            watching = Watching(stepper, model, watch or Watch(), hooks)
+            run = _Run(stepper, runtime, checkpoint_dir, hooks, flops_per_token, watching)
+            with watching:
+                result = run.train(next_batch)
             weights = full_weights(engine, trained)
         finally:
             engine.destroy()
@@ -117,11 +123,18 @@ class _Run:
     """One call of `fit`, after the engine has started."""
 
     def __init__(
-        self, stepper: Stepper, runtime: Any, folder: Path | None, hooks: Hooks, flops_per_token: float | None
+        self,
+        stepper: Stepper,
+        runtime: Any,
+        folder: Path | None,
+        hooks: Hooks,
+        flops_per_token: float | None,
+        watching: Watching,
     ) -> None:
         from modeling.flops import peak_flops
 
         self.stepper, self.loop, self.hooks, self.folder = stepper, stepper.loop, hooks, folder
+        self.watching = watching
         self.checkpoint_every = float(runtime.checkpoint_every_seconds)
         peak = peak_flops(stepper.device, self.loop.precision) if flops_per_token else None
         self.mfu_per_token = flops_per_token / (peak * stepper.world_size) if flops_per_token and peak else None
@@ -132,7 +145,6 @@ class _Run:
         }
         self.progress = Progress()
         self.progress.clear_interval(len(stepper.parts))
-        self.seconds: dict[str, list[float]] = {}
         self.rates: list[float] = []
         self.checkpoints, self.checkpoint_seconds = 0, 0.0
 
@@ -142,16 +154,16 @@ class _Run:
         self.logged_tokens = self.progress.tokens
         for step in range(first, self.loop.steps):
             due = self.folder is not None and time.monotonic() - self.last_checkpoint >= self.checkpoint_every
-            began = time.perf_counter()
+            last = step + 1 == self.loop.steps
+            logs = (step + 1) % self.loop.log_every_steps == 0 or last
+            around_update = self.watching.begin(step, logs)
             rows = next_batch(step)
-            got = time.perf_counter()
-            done = self.stepper.step(step, rows, learning_rate(self.loop, step), [self.hooks.should_stop(), due])
-            for part, seconds in {"data": got - began, **done.seconds}.items():
-                self.seconds.setdefault(part, []).append(seconds)
+            flags = [self.hooks.should_stop(), due]
+            done = self.stepper.step(step, rows, learning_rate(self.loop, step), flags, around_update)
+            self.last_log += self.watching.end(step, self.progress)  # tokens/s is of training
             self.progress.add(done.sums, done.counts, done.tokens)
             stop, due = (raised > 0 for raised in done.flags)
-            last = step + 1 == self.loop.steps
-            if (step + 1) % self.loop.log_every_steps == 0 or last:
+            if logs:
                 self._record(step, done)
             if (due or stop) and self.folder is not None and not last:
                 self._checkpoint(step + 1)
@@ -186,6 +198,7 @@ class _Run:
             tokens_per_second=rate,
             mfu=self.mfu_per_token * rate if self.mfu_per_token else None,
             parts=means if len(means) > 1 else {},
+            step_seconds=self.watching.recent(),
         )
         progress.clear_interval(len(parts))
         progress.history.append(record.row())
@@ -199,7 +212,7 @@ class _Run:
         self.last_checkpoint = time.monotonic()
         stall = self.last_checkpoint - began
         self.checkpoints, self.checkpoint_seconds = self.checkpoints + 1, self.checkpoint_seconds + stall
-        self.last_log += stall  # tokens/s is of training; stalls are reported apart
+        self.last_log += stall  # reported apart
 
     def _result(self, first: int) -> FitResult:
         rate = statistics.median(self.rates) if self.rates else 0.0
@@ -210,9 +223,12 @@ class _Run:
             labels=self.progress.labels,
             tokens_per_second=rate,
             mfu=self.mfu_per_token * rate if self.mfu_per_token else None,
-            step_seconds={part: statistics.median(times) for part, times in self.seconds.items()},
+            step_seconds=self.watching.step_seconds(),
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             resumed_from=first,
             checkpoints=self.checkpoints,
             checkpoint_seconds=self.checkpoint_seconds,
+            memory=self.watching.memory(),
+            updates=self.progress.updates,
+            samples=self.progress.samples,
         )

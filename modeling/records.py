@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,12 @@ class LogRecord:
     mfu: float | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
     """{name: mean} of a model's losses where it has several."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Median over the steps since the last record, by part (`modeling.step_clock`); on a GPU of this step alone."""
 
     def row(self) -> dict[str, float]:
         kept = asdict(self)
-        del kept["tokens_per_second"], kept["mfu"], kept["parts"]
+        del kept["tokens_per_second"], kept["mfu"], kept["parts"], kept["step_seconds"]
         return {**kept, **{f"loss_{name}": value for name, value in self.parts.items()}}
 
 
@@ -39,6 +46,30 @@ class Hooks:
     """A checkpoint of so many steps is complete on disk."""
     note: Callable[[str], None] = lambda message: None
     """A line for the stage's log."""
+    on_updates: Callable[[int, Mapping[str, Sequence[float]]], None] = lambda step, layers: None
+    """`modeling.layer_updates.Layers` of the update that ended so many steps."""
+    on_memory: Callable[[Sequence[Mapping[str, int]]], None] = lambda ranks: None
+    """`modeling.memory_use` of every rank, once, after the first update."""
+    on_samples: Callable[[int, Any], None] = lambda step, samples: None
+    """What `Watch.sample` gave after so many steps."""
+    on_trace: Callable[[Path], None] = lambda path: None
+    """The profiler's trace has been written."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is looked at beside the loss. Nothing here changes what is computed; times are of the whole run."""
+
+    layer_updates: int = 0
+    """How often updates of each layer are measured."""
+    samples: int = 0
+    """How often `sample` is asked."""
+    sample: Callable[[nn.Module], Any] = lambda model: None
+    """Rank 0: JSON values from the model as it is, in evaluation mode. It draws no random numbers."""
+    profile: range = range(0)
+    """Steps (1-based) that torch's profiler looks at, on rank 0."""
+    trace: Path | None = None
+    """Where its trace goes; the name ends in `.json.gz`."""
 
 
 @dataclass
@@ -54,12 +85,18 @@ class FitResult:
     """Median over the log intervals; 0 where there was none."""
     mfu: float | None
     step_seconds: dict[str, float]
-    """Median wall time of a step's parts: data, forward_backward, optimizer."""
+    """Median time of a step's parts, on this rank (`modeling.step_clock`)."""
     peak_rss_bytes: int
     resumed_from: int
     """Steps already done in an earlier attempt."""
     checkpoints: int = 0
     checkpoint_seconds: float = 0.0
+    memory: Sequence[Mapping[str, int]] = ()
+    """`modeling.memory_use` of every rank, and each one's peaks; on rank 0."""
+    updates: Sequence[Mapping[str, Any]] = ()
+    """{step, layers} of every measured step, also of those before a resume."""
+    samples: Sequence[Mapping[str, Any]] = ()
+    """{step, samples} likewise."""
 
 
 @dataclass
@@ -71,6 +108,9 @@ class Progress:
     interval_losses: list[float] = field(default_factory=list)
     interval_labels: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """On rank 0 only."""
 
     def clear_interval(self, parts: int) -> None:
         """Begin a log interval, for so many losses."""

@@ -9,8 +9,8 @@ counts are all-reduced before the backward pass.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from modeling.errors import NonFiniteLoss
 from modeling.heads.base import parts_of
 from modeling.schedule import LoopConfig
+from modeling.step_clock import StepClock
 
 Batch = dict[str, np.ndarray]
 SAMPLE_IDS = "sample_ids"
@@ -30,7 +31,7 @@ SAMPLE_IDS = "sample_ids"
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step's global figures, equal on all ranks but for the times."""
+    """A step's global figures, equal on all ranks."""
 
     sums: list[float]
     """Σ loss of each part, nats."""
@@ -40,8 +41,6 @@ class Stepped:
     grad_norm: float
     flags: list[float]
     """How many ranks raised each of the flags they came with."""
-    seconds: dict[str, float]
-    """Wall time on this rank by part of the step."""
 
 
 def count_tokens(batch: Mapping[str, Tensor]) -> int:
@@ -78,18 +77,27 @@ class Stepper:
         self.accumulation = int(engine_config["gradient_accumulation_steps"])
         self.zero_stage = int(engine_config["zero_optimization"]["stage"])
         self.parts = parts_of(model)
+        self.clock = StepClock(device)
 
-    def step(self, step: int, rows: Batch, learning_rate: float, flags: list[bool]) -> Stepped:
+    def step(
+        self,
+        step: int,
+        rows: Batch,
+        learning_rate: float,
+        flags: list[bool],
+        around_update: AbstractContextManager[None] | None = None,
+    ) -> Stepped:
         """Forward, backward and update on the global batch of `step` (0-based).
 
         Args:
             rows: this rank's rows of it.
             flags: what this rank wants all to know; they travel with the loss, in one all-reduce.
+            around_update: entered when gradients are whole, left when the weights are new.
 
         Raises:
             NonFiniteLoss: the loss or the gradient norm is NaN or infinite.
         """
-        began = time.perf_counter()
+        self.clock.mark("other")
         sample_ids = rows.get(SAMPLE_IDS)
         batch = {
             name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
@@ -103,12 +111,13 @@ class Stepper:
         sums, raised = list(found[: len(sums)]), list(found[len(sums) :])
         if not all(map(math.isfinite, sums)):
             raise NonFiniteLoss(step, self._samples(step, sample_ids))
-        computed = time.perf_counter()
-        grad_norm = self._update(learning_rate)
+        with around_update or nullcontext():
+            self.clock.mark("optimizer")
+            grad_norm = self._update(learning_rate)
+            self.clock.mark("other")
         if not math.isfinite(grad_norm):
             raise NonFiniteLoss(step, self._samples(step, sample_ids))
-        seconds = {"forward_backward": computed - began, "optimizer": time.perf_counter() - computed}
-        return Stepped(sums, counts, tokens, grad_norm, raised, seconds)
+        return Stepped(sums, counts, tokens, grad_norm, raised)
 
     def _backward(self, step: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
         """Forward and backward of all micro-batches; this rank's sums of losses."""
@@ -126,8 +135,11 @@ class Stepper:
             part = {name: value[low : max(high, low + 1)] for name, value in batch.items()}
             # Dropout's masks: a function of seed, step, rank and micro-batch, nothing that went before.
             torch.manual_seed(_mix(self.loop.seed, step, self.rank, micro))
+            self.clock.mark("forward")
             loss, loss_sum = self.engine(part, scale if high > low else torch.zeros_like(scale))
+            self.clock.mark("backward")
             self.engine.backward(loss)
+            self.clock.mark("other")
             if high > low:
                 total += loss_sum.double()
             if micro + 1 < self.accumulation:
@@ -150,7 +162,7 @@ class Stepper:
         if self.world_size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
+        self.clock.in_collective(lambda: dist.all_reduce(total))
         return tuple(total.tolist())
 
     def _samples(self, step: int, sample_ids: np.ndarray | None) -> list[int]:

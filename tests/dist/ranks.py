@@ -71,6 +71,7 @@ def train(
     checkpoints: bool = False,
     die_at: int = -1,
     die_rank: int = 0,
+    watched: bool = False,
 ) -> dict[str, Any]:
     """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
 
@@ -84,7 +85,7 @@ def train(
     from modeling.checkpoint import save_model
     from modeling.heads.language import LanguageModel
     from modeling.loop import fit
-    from modeling.records import Hooks
+    from modeling.records import Hooks, Watch
     from modeling.schedule import LoopConfig
     from modeling.step import rank_rows
     from modeling.transformer import preset as make_config
@@ -128,10 +129,36 @@ def train(
         runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
         checkpoint_dir=folder / "scratch" if checkpoints else None,
         hooks=Hooks(note=notes.append),
+        watch=Watch(
+            layer_updates=3,
+            samples=2,
+            sample=first_predictions,
+            profile=range(2, 4) if stage in (0, 3) else range(0),
+            trace=folder / f"{name}-trace.json.gz",
+        )
+        if watched
+        else None,
     )
     if rank == 0:
         save_model(folder / name, model, config)
-    return {"history": result.history, "resumed_from": result.resumed_from, "notes": notes, "labels": result.labels}
+    return {
+        "history": result.history,
+        "resumed_from": result.resumed_from,
+        "notes": notes,
+        "labels": result.labels,
+        "updates": result.updates,
+        "samples": result.samples,
+        "memory": result.memory,
+        "step_seconds": result.step_seconds,
+    }
+
+
+def first_predictions(model: Any) -> list[int]:
+    """Most probable tokens at the labels of a fixed batch."""
+    import torch
+
+    batch = {name: torch.from_numpy(array) for name, array in global_batch(1000).items()}
+    return model.predict(batch).tolist()
 
 
 def global_batch(step: int, pairs: bool = False) -> dict[str, Any]:

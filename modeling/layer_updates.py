@@ -1,0 +1,97 @@
+"""How far an update moves each layer: ‖Δw‖ / ‖w‖, with the norms of weights and gradients.
+
+A ratio near 1e-3 is usual with Adam; a layer far below the others does not learn, one far above is about to break.
+From ZeRO stage 1 on a rank has only its own share of the fp32 weights: sums of squares over it, added over the ranks
+in one all-reduce, give the norms. A measured step holds a second copy of that share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+FIGURES = ("update_ratio", "weight_norm", "grad_norm")
+Layers = dict[str, tuple[float, float, float]]
+"""{layer: its FIGURES}."""
+
+
+class LayerUpdates:
+    """Measures steps on an engine; every rank calls it at the same steps.
+
+    Attributes:
+        last: of the last measured step; gradients before clipping.
+    """
+
+    def __init__(self, engine: Any, model: nn.Module) -> None:
+        self.engine = engine
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.layers = list(dict.fromkeys(layer_of(name) for name, _ in named))
+        place = {layer: index for index, layer in enumerate(self.layers)}
+        self.parameters = [(place[layer_of(name)], p) for name, p in named]
+        self.last: Layers = {}
+
+    @contextmanager
+    def around_update(self) -> Iterator[None]:
+        """Entered with whole gradients, left with new weights."""
+        before = [(layer, weight.clone()) for layer, weight in self._each(own_weights)]
+        squares = [self._squares(before), self._squares(self._each(own_gradient))]
+        yield
+        moved = [(n, old.sub_(new)) for (n, old), (_, new) in zip(before, self._each(own_weights), strict=True)]
+        squares.append(self._squares(moved))
+        total = torch.stack(squares)
+        if self.engine.zero_optimization_stage() and dist.get_world_size() > 1:
+            total = total.to(self.engine.device)
+            dist.all_reduce(total)
+        scale = float(getattr(self.engine.optimizer, "loss_scale", 1.0) or 1.0)  # of fp16
+        norms = total.sqrt().tolist()
+        self.last = {
+            layer: (moved / weight if weight else 0.0, weight, grad / scale)
+            for layer, weight, grad, moved in zip(self.layers, *norms, strict=True)
+        }
+
+    def _each(self, what: Callable[[nn.Parameter], Tensor | None]) -> list[tuple[int, Tensor]]:
+        """(layer, tensor) of the parameters that this rank has a share of."""
+        found = ((layer, what(parameter)) for layer, parameter in self.parameters)
+        return [(layer, tensor.detach()) for layer, tensor in found if tensor is not None]
+
+    def _squares(self, tensors: list[tuple[int, Tensor]]) -> Tensor:
+        """Σ of squares by layer, [layers] float64 on the CPU."""
+        found = torch.zeros(len(self.layers), dtype=torch.float64)
+        if tensors:
+            norms = torch._foreach_norm([t for _, t in tensors], 2, torch.float32)
+            places = torch.tensor([layer for layer, _ in tensors])
+            found.index_add_(0, places, torch.stack(norms).double().cpu().square())
+        return found
+
+
+def layer_of(name: str) -> str:
+    """The layer that a parameter belongs to: `encoder.03` of a block, or what stands outside of blocks."""
+    parts = [part for part in name.split(".") if part != "transformer"]
+    for index, part in enumerate(parts):
+        if part in ("blocks", "cross") and index + 1 < len(parts) and parts[index + 1].isdigit():
+            return ".".join([*(parts[:index] or ["block"]), f"{int(parts[index + 1]):02d}"])
+    return parts[0] if parts[0] in ("head", "pair", "boundary") else ".".join(parts[:-1][:2]) or parts[0]
+
+
+def own_weights(parameter: nn.Parameter) -> Tensor | None:
+    """This rank's share of a parameter's fp32 weights; at stage 0 all of it; None where another rank has it."""
+    if hasattr(parameter, "ds_id"):
+        return parameter._z3_optimizer.get_local_fp32_param(parameter)
+    if hasattr(parameter, "_hp_mapping"):
+        return parameter._hp_mapping.get_hp_fragment() if parameter._hp_mapping is not None else None
+    return parameter.data
+
+
+def own_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient of `own_weights`, between the backward pass and the update."""
+    if hasattr(parameter, "ds_id"):
+        return parameter._z3_optimizer.get_local_fp32_grad_for_param(parameter)
+    if hasattr(parameter, "_hp_mapping"):
+        mapping = parameter._hp_mapping
+        return mapping.get_lp_grad_fragment(parameter._index_in_param_group) if mapping is not None else None
+    return parameter.grad
