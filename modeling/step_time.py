@@ -1,0 +1,207 @@
+"""Seconds of an optimizer step over workers, ZeRO stage and bandwidth, from the config alone.
+
+    step = accumulation · (matrix products + memory traffic) + optimizer + communication not hidden
+
+- Matrix products: the FLOPs of `modeling.flops`, three times the forward pass (four with activation checkpointing),
+  at a share of the device's peak.
+- Memory traffic: what is no matrix product moves bytes. Each byte that the forward pass keeps is written, read by
+  the next operation and by the backward pass, and so is its gradient: `PASSES` times. Casts of weights and the loss's
+  logits come on top. A device that is faster than the operations can be started waits for them instead (`launch`).
+- Optimizer: weights, gradients and states are read and written once, each on its share of the workers.
+- Communication: a ring (Patarasuk and Yuan 2009): an all-reduce of M bytes takes 2 (n−1)/n · M / bandwidth, an
+  all-gather or a reduce-scatter half of it, and each bucket 2 (n−1) or (n−1) latencies.
+
+Volumes per step, with 4 bytes for each of Ψ parameters (gradients are reduced in fp32) and a micro-batches:
+
+    stage   Rajbhandari et al. 2020, section 7          DeepSpeed, as configured
+    0       all-reduce: 2Ψ                              all-reduce
+    1       reduce-scatter, all-gather: 2Ψ              all-reduce, all-gather: 3Ψ (it reduces whole buckets to all)
+    2       the same                                    a · all-reduce, all-gather: (2a + 1)Ψ
+    3       two all-gathers, reduce-scatter: 3Ψ         a · (all-gathers, reduce-scatter)
+
+Not modelled: stragglers, contention with other jobs, data that comes late (it is given, and measured below 1 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modeling.activations import FP32, Workload, activations
+from modeling.architecture import TransformerConfig
+from modeling.flops import forward_flops_per_token
+from modeling.hardware import Gpu
+from modeling.memory import BUCKET_STAGE_0, Placed, optimizer_bytes
+from modeling.shapes import count, parameter_shapes
+
+PASSES = 5
+OPERATIONS_PER_BLOCK = 110
+"""Started by a block's forward and backward pass together, about: counted with torch's profiler on ours."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one worker computes with.
+
+    Attributes:
+        flops_per_second: of matrix products, as reached, not the peak.
+        bytes_per_second: of memory, as reached.
+        launch_seconds: to start one operation.
+        peak_flops: for MFU; 0: unknown.
+    """
+
+    flops_per_second: float
+    bytes_per_second: float
+    launch_seconds: float
+    peak_flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """Between workers.
+
+    Attributes:
+        bytes_per_second: one direction, between any two neighbours of the ring; the slowest link counts.
+        latency_seconds: of one message.
+    """
+
+    bytes_per_second: float
+    latency_seconds: float
+
+
+MATRIX_SHARE, MEMORY_SHARE, LINK_SHARE, LAUNCH_SECONDS = 0.7, 0.85, 0.8, 5e-6
+"""Of a GPU's data sheet: what large matrix products, streaming kernels and NCCL's rings usually reach; assumptions."""
+LINK_LATENCY, NETWORK_LATENCY = 1e-5, 3e-5
+
+
+def gpu_device(gpu: Gpu, precision: str) -> Device | None:
+    """A GPU of the table at a precision; None where it has no tensor cores for it."""
+    peak = gpu.tflops.get(precision)
+    if peak is None:
+        return None
+    return Device(peak * 1e12 * MATRIX_SHARE, gpu.memory_gb_per_second * 1e9 * MEMORY_SHARE, LAUNCH_SECONDS, peak * 1e12)
+
+
+def gpu_network(gpu: Gpu, workers: int, gpus_per_machine: int, network_gbit: float) -> Network:
+    """The ring of so many workers: the machine's own links, or its network card where a ring leaves the machine."""
+    link = gpu.link_gb_per_second * 1e9
+    if workers <= gpus_per_machine:
+        return Network(link * LINK_SHARE, LINK_LATENCY)
+    return Network(min(link, network_gbit / 8 * 1e9) * LINK_SHARE, NETWORK_LATENCY)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one optimizer step, by part; `communication` is what is left of it beside the computation."""
+
+    matrix: float
+    memory: float
+    optimizer: float
+    communication: float
+    data: float
+    tokens: float
+    flops: float
+
+    @property
+    def seconds(self) -> float:
+        return self.matrix + self.memory + self.optimizer + self.communication + self.data
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    def mfu(self, device: Device, workers: int) -> float | None:
+        """Of all workers' peak together; None where it is not known."""
+        return self.flops / (self.seconds * workers * device.peak_flops) if device.peak_flops else None
+
+    def as_json(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name) for name in ("matrix", "memory", "optimizer", "communication", "data")}
+        return {"seconds": self.seconds, "parts_seconds": parts, "tokens_per_second": self.tokens_per_second}
+
+
+def step_time(
+    work: Workload,
+    placed: Placed,
+    device: Device,
+    network: Network,
+    *,
+    optimizer: str = "adamw",
+    slowdown: float = 1.0,
+    data_seconds: float = 0.0,
+) -> Step:
+    """One optimizer step.
+
+    Args:
+        slowdown: of computation, where workers share processors: workers · threads / cores, at least 1.
+    """
+    micro = micro_flops(work)
+    passes = 4 / 3 if work.checkpointing else 1.0
+    matrix = passes * micro / device.flops_per_second
+    memory = passes * traffic(work) / device.bytes_per_second
+    blocks = work.config.depth if isinstance(work.config, TransformerConfig) else 2
+    memory = max(memory, blocks * OPERATIONS_PER_BLOCK * device.launch_seconds - matrix)
+    shapes = parameter_shapes(work.config, work.head)
+    share = placed.workers if placed.zero_stage else 1
+    # Gradients once more for the norm; a stage above 0 copies gradients and master weights, too.
+    moved = (FP32 * (5 if placed.zero_stage else 4)) * count(shapes) + 2 * optimizer_bytes(optimizer, shapes)
+    updated = moved / share / device.bytes_per_second
+    a = placed.accumulation
+    sent = communication(count(shapes), placed, network)
+    if placed.overlap:
+        sent = max(0.0, sent - a * (matrix + memory) * 2 / 3)
+    return Step(
+        matrix=a * matrix * slowdown,
+        memory=a * memory * slowdown,
+        optimizer=updated * slowdown,
+        communication=sent,
+        data=data_seconds,
+        tokens=float(a * placed.workers * work.tokens),
+        flops=a * placed.workers * micro,
+    )
+
+
+def micro_flops(work: Workload) -> float:
+    """Forward and backward of a micro-batch; word vectors have no matrix products to speak of."""
+    labelled = work.target_length if _two_stacks(work) else work.length + work.target_length
+    share = work.label_share * labelled / (work.length + work.target_length)
+    head: Mapping[str, Any] = work.head
+    if head["name"] == "classifier":  # all positions go through the last block, none through an output matrix
+        head, share = {"name": "discriminator", "settings": {}}, 0.0
+    forward = forward_flops_per_token(work.config, work.length, share, target_length=work.target_length, head=head)
+    return 3 * (forward or 0.0) * work.tokens
+
+
+def _two_stacks(work: Workload) -> bool:
+    return bool(work.config.architecture == "encoder-decoder" and work.target_length)
+
+
+def traffic(work: Workload) -> float:
+    """Bytes that a micro-batch moves beside its matrix products."""
+    kept = activations(work)
+    casts = 3 * kept.casts  # a weight of 4 bytes read, its copy of 2 written
+    return PASSES * kept.kept + casts + 3 * kept.loss
+
+
+def volumes(parameters: int, placed: Placed) -> dict[str, float]:
+    """{operation: bytes of the tensors that take part} of a step, on each worker."""
+    size, a = float(FP32 * parameters), placed.accumulation
+    if placed.workers == 1:
+        return {}
+    if placed.zero_stage == 3:
+        gathers = a * (2 if parameters > placed.gathered else 1)
+        return {"all_gather": gathers * size, "reduce_scatter": a * size}
+    reduced = a * size if placed.zero_stage == 2 else size
+    return {"all_reduce": reduced} | ({"all_gather": size} if placed.zero_stage else {})
+
+
+def communication(parameters: int, placed: Placed, network: Network) -> float:
+    """Seconds of a step's collectives, one after another."""
+    n = placed.workers
+    bucket = FP32 * (placed.bucket if placed.zero_stage else BUCKET_STAGE_0)
+    seconds = 0.0
+    for name, size in volumes(parameters, placed).items():
+        rounds = (n - 1) * (2 if name == "all_reduce" else 1)
+        seconds += rounds / n * size / network.bytes_per_second
+        seconds += rounds * network.latency_seconds * max(1.0, size / bucket)
+    return seconds
