@@ -142,9 +142,7 @@ def _stacks(work: Workload) -> tuple[float, float]:
     return first + second + memory, max(working, other)
 
 
-def _stack(
-    work: Workload, layers: int, L: int, *, causal: bool, last: float, memory: int = 0
-) -> tuple[float, float]:
+def _stack(work: Workload, layers: int, L: int, *, causal: bool, last: float, memory: int = 0) -> tuple[float, float]:
     """(kept, working): embeddings, blocks, final norm. `last`: share of positions that the last block goes on with."""
     config, T = work.config, work.rows * L
     E, D = config.token_width, config.width
@@ -314,5 +312,5 @@ def _word_vectors(work: Workload) -> Activations:
     offsets, targets = 2 * int(settings.get("window", 5)) + 1, 1 + int(settings.get("negatives", 5))
     block = max(16, offsets - 1)
     around = (block + offsets - 1) / block
-    kept = T * (work.s * (targets + around) * D + FP32 * 4 * targets * offsets)
+    kept = T * work.s * ((targets + around) * D + 4 * targets * offsets)
     return Activations(round(kept), 0, 0, round(T * FP32 * targets * (block + offsets - 1)))

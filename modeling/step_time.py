@@ -80,7 +80,9 @@ def gpu_device(gpu: Gpu, precision: str) -> Device | None:
     peak = gpu.tflops.get(precision)
     if peak is None:
         return None
-    return Device(peak * 1e12 * MATRIX_SHARE, gpu.memory_gb_per_second * 1e9 * MEMORY_SHARE, LAUNCH_SECONDS, peak * 1e12)
+    return Device(
+        peak * 1e12 * MATRIX_SHARE, gpu.memory_gb_per_second * 1e9 * MEMORY_SHARE, LAUNCH_SECONDS, peak * 1e12
+    )
 
 
 def gpu_network(gpu: Gpu, workers: int, gpus_per_machine: int, network_gbit: float) -> Network:

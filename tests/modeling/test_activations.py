@@ -91,8 +91,8 @@ def test_a_forward_pass_keeps_what_the_formula_says(preset, head, share, changes
 def test_a_layer_of_gpt2_beside_korthikanti():
     """Their 34·s·b·h of a layer (table 2, with dropout, weights of attention left out): our fp32 residual costs more.
 
-    Theirs: norms 2 + 2, attention 2 (input) + 6 (q, k, v) + 2 (output) + 1 (mask), MLP 2 + 8 + 8 + 1. Ours has 4 more for
-    each norm's input, and 4 bytes a head for the softmax's logarithms instead of what recomputes them.
+    Theirs: norms 2 + 2, attention 2 (input) + 6 (q, k, v) + 2 (output) + 1 (mask), MLP 2 + 8 + 8 + 1. Ours has 2 more
+    for each norm's input, and 4 bytes a head for the softmax's logarithms.
     """
     config = model_config({"preset": "gpt2-124M", "vocab_size": 50_257})
 
