@@ -79,7 +79,6 @@ def fit_on_rank(
     flops_per_token: float | None = None,
 ) -> FitResult:
     """`fit` as placed by `runtime`, with its events sent to the stage."""
-    from cluster.deepspeed import engine_config
     from modeling.loop import fit
     from modeling.records import Hooks
 
@@ -91,19 +90,12 @@ def fit_on_rank(
         model,
         loop,
         next_batch,
-        engine_config=engine_config(
+        engine_config=placed_engine(
+            runtime,
             batch_size=loop.batch_size,
+            clip_norm=loop.clip_norm,
             world_size=rank.world_size,
             length_tokens=length_tokens,
-            zero_stage=runtime.zero_stage,
-            micro_batch=runtime.micro_batch,
-            clip_norm=loop.clip_norm,
-            offload_optimizer=runtime.offload_optimizer,
-            offload_parameters=runtime.offload_parameters,
-            nvme_path=runtime.nvme_path,
-            overlap_comm=runtime.overlap_comm and runtime.gpus > 0,
-            bucket_elements=runtime.bucket_elements,
-            own=runtime.deepspeed,
         ),
         runtime=runtime,
         checkpoint_dir=checkpoint_dir,
@@ -114,6 +106,28 @@ def fit_on_rank(
             note=lambda message: rank.emit({"kind": "note", "message": message}),
         ),
         flops_per_token=flops_per_token,
+    )
+
+
+def placed_engine(
+    runtime: Runtime, *, batch_size: int, clip_norm: float, world_size: int, length_tokens: int
+) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run as placed by `runtime`; planning reads the same (`pipelines.capacity`)."""
+    from cluster.deepspeed import engine_config
+
+    return engine_config(
+        batch_size=batch_size,
+        world_size=world_size,
+        length_tokens=length_tokens,
+        zero_stage=runtime.zero_stage,
+        micro_batch=runtime.micro_batch,
+        clip_norm=clip_norm,
+        offload_optimizer=runtime.offload_optimizer,
+        offload_parameters=runtime.offload_parameters,
+        nvme_path=runtime.nvme_path,
+        overlap_comm=runtime.overlap_comm and runtime.gpus > 0,
+        bucket_elements=runtime.bucket_elements,
+        own=runtime.deepspeed,
     )
 
 
