@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.errors import Unreachable
@@ -49,13 +49,7 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict
     if address is None and not in_job:
         paths = [*import_paths, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-        ray.init(
-            address="local",
-            num_cpus=max(2, os.cpu_count() or 2),  # two gloo workers even on one core
-            include_dashboard=False,
-            object_store_memory=512 * 1024**2,
-            **common,
-        )
+        _start_here(common)
         return True
     _probe(address)
     use_token()
@@ -68,6 +62,32 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict
             "check the address, the token (RAY_AUTH_MODE=token and its file), and that Ray versions agree",
         ) from None
     return True
+
+
+def _start_here(common: Mapping[str, Any]) -> None:
+    """Start Ray inside this process; again, where the machine was too busy for it to be up within Ray's 30 s."""
+    import ray
+
+    for attempt in (1, 2):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(2, os.cpu_count() or 2),  # two gloo workers even on one core
+                include_dashboard=False,
+                object_store_memory=512 * 1024**2,
+                **common,
+            )
+            return
+        except Exception as error:  # Ray raises no class of its own for this
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == 2:
+                load = f" (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores)"
+                raise Unreachable(
+                    f"Ray did not start on this machine within its time{load}",
+                    "run the same command again when less else is at work, or use --address inline for one process",
+                ) from None
 
 
 def use_token() -> None:
