@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, TrainingStopped
 from modeling.kernels import keep_freed_memory
+from modeling.recompute import recomputing
 from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
 from modeling.resume import load_checkpoint, save_checkpoint
 from modeling.schedule import LoopConfig, learning_rate
@@ -39,6 +40,7 @@ def fit(
     *,
     engine_config: Mapping[str, Any],
     runtime: Any,
+    activation_checkpointing: bool = False,
     checkpoint_dir: Path | None = None,
     hooks: Hooks | None = None,
     flops_per_token: float | None = None,
@@ -53,6 +55,7 @@ def fit(
         engine_config: DeepSpeed's configuration, from `cluster.deepspeed.engine_config`; it decides
             ZeRO stage and the split into micro-batches.
         runtime: `cpus` (threads) and `checkpoint_every_seconds` are read.
+        activation_checkpointing: compute the blocks' inner values again in the backward pass (`modeling.recompute`).
         checkpoint_dir: continue from its newest checkpoint, and write there; None: neither.
         hooks: called on rank 0 only.
         flops_per_token: forward and backward, for MFU; None: no MFU.
@@ -80,7 +83,7 @@ def fit(
             hooks = hooks if hooks and rank == 0 else Hooks()
             watching = Watching(stepper, model, watch or Watch(), hooks)
             run = _Run(stepper, runtime, checkpoint_dir, hooks, flops_per_token, watching)
-            with watching:
+            with watching, recomputing(trained, activation_checkpointing):
                 result = run.train(next_batch)
             weights = full_weights(engine, trained)
         finally:

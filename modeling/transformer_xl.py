@@ -216,7 +216,21 @@ class RelativeBlock(nn.Module):
         self.ff, self.ff_norm = FeedForward(config), norm_layer(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+    def forward(
+        self,
+        h_BLD: Tensor,
+        distances_RD: Tensor,
+        unseen: _Unseen,
+        differs_BLL: Tensor | None,
+        queries: tuple[Tensor, Tensor, _Unseen, Tensor | None] | None = None,
+        content: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The next states of both streams; arguments as `RelativeAttention.forward`, whose None stays None."""
+        h, g = self.attention(h_BLD, distances_RD, unseen, differs_BLL, queries, content)
+        h = None if h is None else self._add(h_BLD, h)
+        return h, None if g is None or queries is None else self._add(queries[0], g)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
         """The stream's next states from its present ones and what attention brought it."""
         x = self.attention_norm(x + self.dropout(attended))
         return self.ff_norm(x + self.dropout(self.ff(x)))
@@ -269,9 +283,7 @@ class RelativeStack(nn.Module):
         h_BLD = self.dropout(x_BLD if self.embedding_norm is None else self.embedding_norm(x_BLD))
         if query_stream is None:
             for n in range(self.layers):
-                block = self.blocks[n % len(self.blocks)]
-                attended, _ = block.attention(h_BLD, distances_RD, unseen, differs_h)
-                h_BLD = block.add(h_BLD, attended)
+                h_BLD, _ = self.blocks[n % len(self.blocks)](h_BLD, distances_RD, unseen, differs_h)
             return self.dropout(h_BLD)
 
         B, T = query_stream.places_BT.shape
@@ -284,6 +296,6 @@ class RelativeStack(nn.Module):
             # Nobody reads the content stream's last states: its queries and feed-forward are spared there.
             last = n == self.layers - 1
             queries = (g_BTD, query_stream.places_BT, g_unseen, differs_g)
-            h, g = block.attention(h_BLD, distances_RD, unseen, differs_h, queries, content=not last)
-            h_BLD, g_BTD = h_BLD if last else block.add(h_BLD, h), block.add(g_BTD, g)
+            h, g_BTD = block(h_BLD, distances_RD, unseen, differs_h, queries, not last)
+            h_BLD = h_BLD if last else h
         return self.dropout(g_BTD)

@@ -98,6 +98,7 @@ def fit_on_rank(
             length_tokens=length_tokens,
         ),
         runtime=runtime,
+        activation_checkpointing=runtime.activation_checkpointing,
         checkpoint_dir=checkpoint_dir,
         hooks=Hooks(
             on_log=on_log,
