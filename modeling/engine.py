@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from modeling.schedule import LoopConfig
+from modeling.validation import scores
 
 
 def import_deepspeed() -> ModuleType:
@@ -94,16 +95,21 @@ def device_of_rank() -> torch.device:
 
 
 class ScaledLoss(nn.Module):
-    """What DeepSpeed runs: the model under autocast, its summed losses times the normalising factors."""
+    """What DeepSpeed runs: the model under autocast, its summed losses times the normalising factors.
+
+    Without factors it gives `modeling.validation.scores` instead.
+    """
 
     def __init__(self, model: nn.Module, precision: str, device_type: str) -> None:
         super().__init__()
         self.model, self.autocast, self.device_type = model, precision == "bf16", device_type
 
-    def forward(self, batch: dict[str, Tensor], scale_K: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: dict[str, Tensor], scale_K: Tensor | None, label_bytes: Tensor | None = None) -> Any:
         """The loss to differentiate, and the plain sums of losses [K] (detached)."""
         # Autocast's cache of cast weights would save casts of tied matrices only, and holds memory.
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
+            if scale_K is None:
+                return scores(self.model, batch, label_bytes)
             loss_sum_K = self.model(batch).loss_sum.reshape(-1)
         return (loss_sum_K * scale_K).sum(), loss_sum_K.detach()
 

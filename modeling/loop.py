@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modeling.best import Best
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, TrainingStopped
 from modeling.kernels import keep_freed_memory
@@ -30,6 +31,7 @@ from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
 from modeling.resume import load_checkpoint, save_checkpoint
 from modeling.schedule import LoopConfig, learning_rate
 from modeling.step import Batch, Stepped, Stepper
+from modeling.validation import HeldOut, validate
 from modeling.watching import Watching
 
 
@@ -45,6 +47,7 @@ def fit(
     hooks: Hooks | None = None,
     flops_per_token: float | None = None,
     watch: Watch | None = None,
+    held_out: HeldOut | None = None,
 ) -> FitResult:
     """Train `model` in place for `loop.steps` steps; every rank of the process group calls it.
 
@@ -60,6 +63,9 @@ def fit(
         hooks: called on rank 0 only.
         flops_per_token: forward and backward, for MFU; None: no MFU.
         watch: what to look at beside the loss; None: nothing.
+        held_out: examples for the validation loss, after every `loop.validate_every_steps` steps and the last one.
+            It changes nothing about training, but that `loop.patience` may end it early, and that with
+            `loop.keep=best` the model on rank 0 ends with the weights of the lowest validation loss.
 
     Raises:
         NonFiniteLoss: the loss or the gradient norm is NaN or infinite; no checkpoint holds it.
@@ -76,16 +82,21 @@ def fit(
             import copy
 
             trained = copy.deepcopy(model)  # stage 3 takes the module apart; the caller's stays whole
+        if held_out is None and loop.validate_every_steps:
+            raise ConfigError(
+                f"validate_every_steps is {loop.validate_every_steps}, but there are no validation examples",
+                "hold some out (validation_share), or set it to 0",
+            )
         device = device_of_rank()
         engine = start_engine(trained, loop, engine_config, device)
         try:
             stepper = Stepper(engine, trained, loop, engine_config, rank, world_size, device)
             hooks = hooks if hooks and rank == 0 else Hooks()
             watching = Watching(stepper, model, watch or Watch(), hooks)
-            run = _Run(stepper, runtime, checkpoint_dir, hooks, flops_per_token, watching)
+            run = _Run(stepper, runtime, checkpoint_dir, hooks, flops_per_token, watching, held_out)
             with watching, recomputing(trained, activation_checkpointing):
                 result = run.train(next_batch)
-            weights = full_weights(engine, trained)
+            weights = full_weights(engine, trained) | run.best.weights(run.progress)
         finally:
             engine.destroy()
     _restore(model, weights)
@@ -133,11 +144,13 @@ class _Run:
         hooks: Hooks,
         flops_per_token: float | None,
         watching: Watching,
+        held_out: HeldOut | None,
     ) -> None:
         from modeling.flops import peak_flops
 
         self.stepper, self.loop, self.hooks, self.folder = stepper, stepper.loop, hooks, folder
         self.watching = watching
+        self.held_out, self.best = held_out, Best(stepper.loop, folder, stepper.rank)
         self.checkpoint_every = float(runtime.checkpoint_every_seconds)
         peak = peak_flops(stepper.device, self.loop.precision) if flops_per_token else None
         self.mfu_per_token = flops_per_token / (peak * stepper.world_size) if flops_per_token and peak else None
@@ -149,7 +162,8 @@ class _Run:
         self.progress = Progress()
         self.progress.clear_interval(len(stepper.parts))
         self.rates: list[float] = []
-        self.checkpoints, self.checkpoint_seconds = 0, 0.0
+        self.checkpoints, self.checkpoint_seconds, self.validation_seconds = 0, 0.0, 0.0
+        self.validation: dict[str, float] = {}
 
     def train(self, next_batch: Callable[[int], Batch]) -> FitResult:
         first = self._resume()
@@ -158,7 +172,9 @@ class _Run:
         for step in range(first, self.loop.steps):
             due = self.folder is not None and time.monotonic() - self.last_checkpoint >= self.checkpoint_every
             last = step + 1 == self.loop.steps
-            logs = (step + 1) % self.loop.log_every_steps == 0 or last
+            every = self.loop.validate_every_steps
+            validates = self.held_out is not None and (last or (every > 0 and (step + 1) % every == 0))
+            logs = (step + 1) % self.loop.log_every_steps == 0 or last or validates
             around_update = self.watching.begin(step, logs)
             rows = next_batch(step)
             flags = [self.hooks.should_stop(), due]
@@ -166,13 +182,21 @@ class _Run:
             self.last_log += self.watching.end(step, self.progress)  # tokens/s is of training
             self.progress.add(done.sums, done.counts, done.tokens)
             stop, due = (raised > 0 for raised in done.flags)
+            figures = self._validate(step + 1) if validates else {}
+            early = self.best.stops(self.progress) and not last
             if logs:
-                self._record(step, done)
+                self._record(step, done, figures)
+            if early:
+                self.hooks.note(
+                    f"stopped early after step {step + 1}: the last {self.loop.patience} validations were no better "
+                    f"than the one after step {self.progress.best_step}, {self.progress.best_loss:.4f} nats"
+                )
+                return self._result(first, step + 1, early=True)
             if (due or stop) and self.folder is not None and not last:
                 self._checkpoint(step + 1)
             if stop:
                 raise TrainingStopped(step + 1)
-        return self._result(first)
+        return self._result(first, self.loop.steps)
 
     def _resume(self) -> int:
         if self.folder is None:
@@ -182,10 +206,24 @@ class _Run:
             return 0
         step, progress = found
         self.progress = Progress(**progress)
+        self.best.resume(self.progress, self.hooks.note)
         self.hooks.note(f"continuing after step {step}")
         return step
 
-    def _record(self, step: int, done: Stepped) -> None:
+    def _validate(self, steps_done: int) -> dict[str, float]:
+        assert self.held_out is not None
+        began, stepper = time.monotonic(), self.stepper
+        figures = validate(stepper.engine, stepper.model, self.held_out, stepper.device, self.loop.seed)
+        better = self.best.improved(self.progress, steps_done, figures["validation_loss"])
+        if better and self.loop.keep == "best":
+            self.best.keep(steps_done, full_weights(stepper.engine, stepper.model))
+        self.validation = figures
+        stall = time.monotonic() - began
+        self.validation_seconds += stall
+        self.last_log += stall  # tokens/s is of training; stalls are reported apart
+        return figures
+
+    def _record(self, step: int, done: Stepped, validation: dict[str, float]) -> None:
         now, progress, parts = time.monotonic(), self.progress, self.stepper.parts
         rate = (progress.tokens - self.logged_tokens) / max(now - self.last_log, 1e-9)
         self.rates.append(rate)
@@ -202,6 +240,7 @@ class _Run:
             mfu=self.mfu_per_token * rate if self.mfu_per_token else None,
             parts=means if len(means) > 1 else {},
             step_seconds=self.watching.recent(),
+            validation=validation,
         )
         progress.clear_interval(len(parts))
         progress.history.append(record.row())
@@ -217,10 +256,14 @@ class _Run:
         self.checkpoints, self.checkpoint_seconds = self.checkpoints + 1, self.checkpoint_seconds + stall
         self.last_log += stall  # reported apart
 
-    def _result(self, first: int) -> FitResult:
+    def _result(self, first: int, steps: int, early: bool = False) -> FitResult:
         rate = statistics.median(self.rates) if self.rates else 0.0
+        validation = self.validation
+        if self.loop.keep == "best":
+            rows = [row for row in self.progress.history if row["step"] == self.progress.best_step]
+            validation = {name: value for row in rows for name, value in row.items() if name.startswith("validation_")}
         return FitResult(
-            step=self.loop.steps,
+            step=steps,
             history=self.progress.history,
             tokens=self.progress.tokens,
             labels=self.progress.labels,
@@ -234,4 +277,8 @@ class _Run:
             memory=self.watching.memory(),
             updates=self.progress.updates,
             samples=self.progress.samples,
+            validation=validation,
+            validation_seconds=self.validation_seconds,
+            best_step=self.progress.best_step,
+            stopped_early=early,
         )

@@ -30,10 +30,14 @@ class LogRecord:
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     """Median over the steps since the last record, by part (`modeling.step_clock`); on a GPU of this step alone."""
 
+    validation: Mapping[str, float] = field(default_factory=dict)
+    """What `modeling.validation.validate` gave, where this step was validated."""
+
     def row(self) -> dict[str, float]:
         kept = asdict(self)
-        del kept["tokens_per_second"], kept["mfu"], kept["parts"], kept["step_seconds"]
-        return {**kept, **{f"loss_{name}": value for name, value in self.parts.items()}}
+        for name in ("tokens_per_second", "mfu", "parts", "step_seconds", "validation"):
+            del kept[name]
+        return {**kept, **{f"loss_{name}": value for name, value in self.parts.items()}, **self.validation}
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,12 @@ class FitResult:
     """{step, layers} of every measured step, also of those before a resume."""
     samples: Sequence[Mapping[str, Any]] = ()
     """{step, samples} likewise."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Validation figures of the weights that `fit` leaves in the model; empty where nothing was held out."""
+    validation_seconds: float = 0.0
+    best_step: int = 0
+    """Steps after which the validation loss was lowest; 0: never validated."""
+    stopped_early: bool = False
 
 
 @dataclass
@@ -111,6 +121,12 @@ class Progress:
     updates: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     """On rank 0 only."""
+    best_loss: float | None = None
+    """The lowest validation loss so far."""
+    best_step: int = 0
+    """Steps done when it was measured."""
+    waited: int = 0
+    """Validations since then."""
 
     def clear_interval(self, parts: int) -> None:
         """Begin a log interval, for so many losses."""

@@ -30,6 +30,10 @@ class LoopConfig(Config):
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; master weights are fp32")
     log_every_steps: int = Field(10, ge=1)
+    validate_every_steps: int = Field(0, ge=0, description="validation loss on the way; 0: only at the end")
+    patience: int = Field(0, ge=0, description="stop early after so many validations that are no better; 0: never")
+    min_delta: float = Field(0.0, ge=0, description="what a validation loss must be lower by to be better, nats")
+    keep: Literal["last", "best"] = Field("last", description="weights to keep: after the last step, or the best ones")
     seed: int = Field(0, ge=0, description="of the weights' initialisation and of dropout")
 
     @model_validator(mode="after")
@@ -43,6 +47,9 @@ class LoopConfig(Config):
             raise ConfigError("warmup_steps and warmup_share are both given", "give one of them; set the other to 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas {self.betas}: expected two numbers from 0 to below 1")
+        if not self.validate_every_steps and (self.patience or self.keep == "best"):
+            name = f"patience {self.patience}" if self.patience else "keep=best"
+            raise ConfigError(f"{name} needs validation on the way", "set validate_every_steps")
         return self
 
 

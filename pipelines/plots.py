@@ -20,6 +20,9 @@ def pictures(view: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(*zip(*points, strict=True), label="training")
+        held_out = [(r["step"], r["validation_loss"]) for r in item["records"] if "validation_loss" in r]
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), marker="o", markersize=3, label="validation")
         for name, value in item.get("baselines", {}).items():
             axes.axhline(value, linestyle="--", color="grey", label=f"{name} {value:.3f}")
         axes.set(xlabel="step", ylabel="loss, nats per label", title=item["stage"])

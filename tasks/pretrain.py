@@ -8,7 +8,7 @@ inputs and the placement; speeds are in the manifest's timings.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -24,7 +24,6 @@ from tasks.training import fit_on_rank, same_tokenizer, timings, train
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
-    from tasks.example_reader import ExampleReader
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer-info.json")
 
@@ -148,6 +147,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     from modeling.flops import parameter_counts, training_flops_per_token
     from modeling.step import count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
+    from tasks.held_out import held_out
 
     loop, config, head, out = payload["loop"], payload["model"], payload["head"], Path(payload["out"])
     folder, architecture = Path(payload["examples"]), config.architecture
@@ -165,6 +165,10 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     label_share = float(model.count(first).reshape(-1)[0]) / max(1, count_tokens(first))
     lengths = [first[name].shape[1] if name in first else 0 for name in ("input_ids", "decoder_input_ids")]
     flops = training_flops_per_token(config, lengths[0], label_share, target_length=lengths[1], head=head)
+    validation = None
+    if reader.info["sequences"]["validation"]:
+        split = ExampleReader(folder, "validation", payload["seed"], architecture)
+        validation = held_out(split, payload["validation_sequences"], out / "tokenizer.json")
     result = fit_on_rank(
         rank,
         model,
@@ -174,20 +178,18 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         length_tokens=sum(lengths),
         checkpoint_dir=Path(payload["scratch"]),
         flops_per_token=flops,
+        held_out=validation,
     )
-    figures: dict[str, float] = {}
-    if reader.info["sequences"]["validation"]:
-        validation = ExampleReader(folder, "validation", payload["seed"], architecture)
-        figures = validate(model, validation, payload["validation_sequences"], loop, rank)
     if rank.rank:
         return {}
     metrics = {
         "loss": result.history[-1]["loss"],
-        **figures,
+        **result.validation,
         "unigram_entropy": reader.info.get("unigram_entropy_nats"),
         "tokens": result.tokens,
         "labels": result.labels,
         "steps": result.step,
+        "best_step": result.best_step if loop.validate_every_steps else None,
     }
     # ELECTRA's generator, say, has done its work
     kept, name = getattr(model, "kept", model), getattr(model, "kept_head", head["name"])
@@ -203,55 +205,12 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "objective": reader.info["objective"],
         "parameters": parameters,
         "training_flops": flops * result.tokens if flops else None,
+        "stopped_early": result.stopped_early,
         "final": metrics,
     }
     (out / "training.json").write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     metrics = {name: value for name, value in metrics.items() if value is not None}
     return {"metrics": {**metrics, "parameters": parameters["total"]}, "timings": timings(result)}
-
-
-def validate(
-    model: Any, reader: ExampleReader, sequences: int, loop: LoopConfig, rank: RankContext
-) -> dict[str, float]:
-    """Loss per label (nats), of every part, and accuracy where a head has one, on the first validation examples.
-
-    Each rank does a share. The masks are the artifact's own, the same for every model that is validated on it.
-    """
-    import torch
-
-    from modeling.heads.base import parts_of
-
-    parts, count = parts_of(model), min(len(reader), sequences)
-    total = torch.zeros(2 * len(parts) + 1, dtype=torch.float64)
-    device = next(model.parameters()).device
-    scored = hasattr(model, "evaluate")
-    model.eval()
-    with torch.inference_mode():
-        for pairs in _batches(count, rank.rank, rank.world_size):
-            batch = {name: torch.from_numpy(array).to(device) for name, array in reader.batch(pairs).items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=loop.precision == "bf16"):
-                found, correct = model.evaluate(batch) if scored else (model(batch), torch.zeros(()))
-            row = torch.cat([found.loss_sum.reshape(-1), found.count.reshape(-1), correct.reshape(1)])
-            total += row.double().cpu()
-    if rank.world_size > 1:
-        total = total.to(device)
-        torch.distributed.all_reduce(total)
-    sums, counts, right = total[: len(parts)].tolist(), total[len(parts) : -1].tolist(), float(total[-1])
-    means = {name: loss / max(labels, 1) for (name, _), loss, labels in zip(parts, sums, counts, strict=True)}
-    figures = {"validation_loss": sum(weight * means[name] for name, weight in parts)}
-    if len(parts) > 1:
-        figures |= {f"validation_loss_{name}": mean for name, mean in means.items()}
-    if scored:
-        figures["validation_accuracy"] = right / max(counts[0], 1)
-    return figures
-
-
-def _batches(count: int, rank: int, world_size: int, size: int = 64) -> Iterator[Any]:
-    import numpy as np
-
-    for first in range(rank * size, count, world_size * size):
-        index = np.arange(first, min(first + size, count), dtype=np.int64)
-        yield np.stack([np.zeros_like(index), index], axis=1)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -19,8 +19,17 @@ if TYPE_CHECKING:
     from cluster.workers import RankContext, Work
     from modeling.records import FitResult
     from modeling.schedule import LoopConfig
+    from modeling.validation import HeldOut
 
-TIMINGS = ("tokens_per_second", "mfu", "peak_rss_bytes", "resumed_from", "checkpoints", "checkpoint_seconds")
+TIMINGS = (
+    "tokens_per_second",
+    "mfu",
+    "peak_rss_bytes",
+    "resumed_from",
+    "checkpoints",
+    "checkpoint_seconds",
+    "validation_seconds",
+)
 
 
 def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
@@ -77,6 +86,7 @@ def fit_on_rank(
     length_tokens: int,
     checkpoint_dir: Path | None = None,
     flops_per_token: float | None = None,
+    held_out: HeldOut | None = None,
 ) -> FitResult:
     """`fit` as placed by `runtime`, with its events sent to the stage."""
     from modeling.loop import fit
@@ -107,6 +117,7 @@ def fit_on_rank(
             note=lambda message: rank.emit({"kind": "note", "message": message}),
         ),
         flops_per_token=flops_per_token,
+        held_out=held_out,
     )
 
 

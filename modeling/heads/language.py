@@ -152,12 +152,17 @@ class LanguageModel(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
         return LossSum(self._losses(*self._read(batch), batch), self.count(batch))
 
-    def evaluate(self, batch: dict[str, Tensor]) -> tuple[LossSum, Tensor]:
-        """`forward`, and how many labelled tokens are the most probable ones."""
+    def evaluate(self, batch: dict[str, Tensor], text_BL: Tensor | None = None) -> tuple[LossSum, Tensor, Tensor]:
+        """`forward`, how many labelled tokens are the most probable ones, and Σ −log p of the labels in `text_BL`."""
         states_ND, row = self._read(batch)
         labelled_ND, labels_N = _labelled(states_ND, row, batch["labels"])
         correct = (self.logits(labelled_ND).argmax(-1) == labels_N).sum()
-        return LossSum(self._losses(states_ND, row, batch), self.count(batch)), correct
+        text_nats = labelled_ND.new_zeros(())
+        if text_BL is not None:
+            text = (text_BL.flatten()[(batch["labels"] != IGNORE).flatten()]).nonzero().squeeze(1)
+            states = labelled_ND.index_select(0, text)
+            text_nats = self.head.loss(states, self.transformer.tokens, labels_N.index_select(0, text))
+        return LossSum(self._losses(states_ND, row, batch), self.count(batch)), correct, text_nats
 
     def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """States [N, D] of the places that a loss reads, and each place's row among them [B·L]; None: they are all.

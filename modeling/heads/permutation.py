@@ -85,11 +85,12 @@ class PermutationLanguageModel(nn.Module):
         hidden_ND, labels_N = self.hidden(batch)
         return LossSum(self.head.loss(hidden_ND, self.transformer.tokens, labels_N), self.count(batch))
 
-    def evaluate(self, batch: dict[str, Tensor]) -> tuple[LossSum, Tensor]:
-        """`forward`, and how many labelled tokens are the most probable ones."""
+    def evaluate(self, batch: dict[str, Tensor], text_BL: Tensor | None = None) -> tuple[LossSum, Tensor, Tensor]:
+        """`forward`, how many labelled tokens are the most probable ones, and 0: it does not predict all text."""
         hidden_ND, labels_N = self.hidden(batch)
         correct = (self.logits(hidden_ND).argmax(-1) == labels_N).sum()
-        return LossSum(self.head.loss(hidden_ND, self.transformer.tokens, labels_N), self.count(batch)), correct
+        losses = LossSum(self.head.loss(hidden_ND, self.transformer.tokens, labels_N), self.count(batch))
+        return losses, correct, hidden_ND.new_zeros(())
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         return (batch["labels"] != IGNORE).sum()

@@ -14,6 +14,10 @@ from pipelines.report.numbers import count, number, ticks
 MOST_POINTS = 500
 UNITS = {
     "loss": ("loss", "nats per token"),
+    "validation_loss": ("validation loss", "nats per label"),
+    "validation_accuracy": ("validation accuracy", "share of labels"),
+    "validation_perplexity": ("validation perplexity", ""),
+    "validation_bits_per_byte": ("validation loss", "bits per byte"),
     "learning_rate": ("learning rate", ""),
     "grad_norm": ("gradient norm", ""),
     "tokens_per_second": ("throughput", "tokens/s"),

@@ -45,6 +45,8 @@ class ObjectiveSettings(Config):
     """What stands on the model: a name in `modeling.heads.HEADS`."""
     paired: ClassVar[bool] = False
     """It draws inputs and targets, which `tasks.objectives.convert` arranges for the architecture."""
+    covers_text: ClassVar[bool] = False
+    """Its labels are a text as it stands, each token given what came before: a loss of them has bits per byte."""
 
     kind: Annotated[str, OBJECTIVES, SETTINGS] = ""
     documents_apart: bool = Field(
@@ -149,6 +151,7 @@ class Causal(ObjectiveSettings):
     """The next token from those before it."""
 
     architectures: ClassVar[tuple[str, ...]] = ("decoder",)
+    covers_text: ClassVar[bool] = True
 
     kind: Annotated[Literal["causal"], OBJECTIVES, SETTINGS] = "causal"
     documents_apart: bool = Field(
@@ -164,6 +167,7 @@ class Prefix(ObjectiveSettings):
 
     architectures: ClassVar[tuple[str, ...]] = ("prefix-lm", "encoder-decoder")
     paired: ClassVar[bool] = True
+    covers_text: ClassVar[bool] = True
 
     kind: Annotated[Literal["prefix"], OBJECTIVES, SETTINGS] = "prefix"
     least_share: float = Field(0.0, ge=0, lt=1, description="shortest prefix, of the row")

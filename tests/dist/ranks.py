@@ -69,6 +69,7 @@ def train(
     clip_norm: float = 1.0,
     pairs: bool = False,
     checkpoints: bool = False,
+    validate_every: int = 0,
     die_at: int = -1,
     die_rank: int = 0,
     watched: bool = False,
@@ -88,6 +89,7 @@ def train(
     from modeling.records import Hooks, Watch
     from modeling.schedule import LoopConfig
     from modeling.step import rank_rows
+    from modeling.validation import HeldOut
     from modeling.transformer import preset as make_config
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -104,6 +106,7 @@ def train(
         clip_norm=clip_norm,
         precision=precision,
         log_every_steps=2 if checkpoints else 1,
+        validate_every_steps=validate_every,
     )
     rows = rank_rows(BATCH, rank, world_size)
     notes: list[str] = []
@@ -138,6 +141,8 @@ def train(
         )
         if watched
         else None,
+        # three chunks for two ranks: one of them makes a pass that does not count
+        held_out=HeldOut(3, lambda chunk: global_batch(1000 + chunk, pairs)) if validate_every else None,
     )
     if rank == 0:
         save_model(folder / name, model, config)

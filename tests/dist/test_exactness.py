@@ -22,6 +22,8 @@ TWO_RANKS = [
     {"name": "zero-2-split", "stage": 2, "micro_batch": 3},
     {"name": "zero-3", "stage": 3},
     {"name": "zero-2-again", "stage": 2},
+    {"name": "validated-0", "stage": 0, "validate_every": 2},
+    {"name": "validated-3", "stage": 3, "validate_every": 2},
     {"name": "zero-2-bf16", "stage": 2, "precision": "bf16"},
 ]
 
@@ -82,6 +84,19 @@ def test_every_zero_stage_and_split_gives_the_curve_of_one_rank(one_rank, two_ra
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-3)
     assert [row["tokens"] for row in found["history"]] == [row["tokens"] for row in expected["history"]]
     assert found["labels"] == expected["labels"]
+
+
+@pytest.mark.parametrize("name", ["validated-0", "validated-3"])
+def test_validation_is_the_same_on_two_ranks_and_does_not_disturb_training(two_ranks, tmp_path, name):
+    stage = name[-1]
+    folder, results = two_ranks
+    validated, plain = (folder / each / "model.safetensors" for each in (name, f"zero-{stage}"))
+    assert validated.read_bytes() == plain.read_bytes()
+    rows = [row for row in results[name]["history"] if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    expected = train(tmp_path, name="one", validate_every=2)["history"][1::2]
+    for figure in ("validation_loss", "validation_accuracy", "validation_perplexity"):
+        np.testing.assert_allclose([r[figure] for r in rows], [r[figure] for r in expected], rtol=2e-5)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])

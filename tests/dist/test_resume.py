@@ -19,6 +19,7 @@ from tests.dist.ranks import BATCH, LENGTH, global_batch, run_ranks, train
 
 # Dropout and two micro-batches, so that the state of the random numbers counts.
 RUN = {"name": "model", "steps": 9, "dropout": 0.1, "preset": "bert-tiny", "checkpoints": True, "micro_batch": 2}
+RUN |= {"validate_every": 3}
 
 
 @pytest.mark.parametrize(("world_size", "stage", "die_rank"), [(1, 0, 0), (2, 2, 1)])

@@ -64,7 +64,7 @@ def test_pairs_have_a_loss_and_a_count_of_their_own():
     assert parts_of(model) == (("tokens", 1.0), ("pairs", 1.0)) and found.count[1] == 4
     logits = model.pair(model.hidden(data)[:, 0])
     assert torch.allclose(found.loss_sum[1], F.cross_entropy(logits, data["pair_labels"], reduction="sum"))
-    (scored, correct) = model.evaluate(data)
+    (scored, correct, _) = model.evaluate(data)
     assert torch.equal(scored.loss_sum, found.loss_sum)
     assert correct == (model.predict(data) == data["labels"][data["labels"] != IGNORE]).sum()
 

@@ -189,7 +189,7 @@ def test_a_trunk_without_a_query_stream_is_refused():
 def test_evaluation_counts_the_right_ones():
     model, batch = model_of(), batch_of([[-1, 2, -1, 0, 1, -1, 4, 3]])
     with torch.no_grad():
-        found, correct = model.evaluate(batch)
+        found, correct, _ = model.evaluate(batch)
         logits, labels = model.labelled_logits(batch)
         assert torch.equal(found.loss_sum, model(batch).loss_sum)
         right = logits.argmax(-1)

@@ -1,0 +1,84 @@
+"""The best model so far, by its validation loss: when to stop early, and the weights to give back.
+
+What it knows is in `Progress` (best_loss, best_step, waited), so a continued run decides as an undisturbed one would.
+The weights are a file of their own beside the checkpoints, written when a validation is better than all before, and
+named by its step: a run that goes back to an older checkpoint finds that one's, and writes later ones again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from modeling.records import Progress
+from modeling.schedule import LoopConfig
+
+KEEP = 3
+"""Files that stay: the newest, and those that older checkpoints may go back to."""
+
+
+class Best:
+    """Follows the validation loss; the same on every rank, but the weights are kept on rank 0.
+
+    Args:
+        folder: the checkpoints'; None: weights stay in memory.
+    """
+
+    def __init__(self, loop: LoopConfig, folder: Path | None, rank: int) -> None:
+        self.loop, self.rank = loop, rank
+        self.folder = folder / "best" if folder is not None else None
+        self.held: dict[str, Tensor] = {}
+
+    def improved(self, progress: Progress, step: int, loss: float) -> bool:
+        """Take the validation loss after `step` steps into `progress`; whether it is the best by `min_delta`."""
+        better = loss < (math.inf if progress.best_loss is None else progress.best_loss - self.loop.min_delta)
+        if better:
+            progress.best_loss, progress.best_step, progress.waited = loss, step, 0
+        else:
+            progress.waited += 1
+        return better
+
+    def stops(self, progress: Progress) -> bool:
+        """Whether `patience` validations in a row were no better than the best before them."""
+        return 0 < self.loop.patience <= progress.waited
+
+    def keep(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Keep these weights as the best."""
+        if self.rank:
+            return
+        if self.folder is None:
+            self.held = weights
+            return
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / ".partial"
+        save_file({name: value.clone() for name, value in weights.items()}, str(partial))  # tied ones share memory
+        partial.replace(self._file(step))
+        for old in sorted(self.folder.glob("step-*"))[:-KEEP]:
+            old.unlink()
+
+    def resume(self, progress: Progress, note: Callable[[str], None]) -> None:
+        """After a checkpoint was loaded: where its best weights are gone, the best is looked for anew from there."""
+        if self.loop.keep == "last" or progress.best_loss is None:
+            return
+        if self.folder is None or not self._file(progress.best_step).is_file():
+            note(f"the weights of step {progress.best_step}, the best so far, are lost; the best of later ones counts")
+            progress.best_loss, progress.best_step, progress.waited = None, 0, 0
+
+    def weights(self, progress: Progress) -> dict[str, Tensor]:
+        """The best weights, on rank 0; nothing elsewhere, nor where none were kept."""
+        if self.rank or progress.best_loss is None or self.loop.keep == "last":
+            return {}
+        if self.folder is None:
+            return self.held
+        from safetensors.torch import load_file
+
+        return load_file(str(self._file(progress.best_step)))
+
+    def _file(self, step: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"step-{step:08d}.safetensors"
