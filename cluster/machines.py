@@ -42,9 +42,7 @@ class Machine:
     most: int = 1
 
 
-def _aws(
-    gpu: str, gpus: int, cpus: int, memory_gib: float, network_gbit: float, usd_per_hour: float
-) -> dict[str, Any]:
+def _aws(gpu: str, gpus: int, cpus: int, memory_gib: float, network_gbit: float, usd_per_hour: float) -> dict[str, Any]:
     return {
         "gpu": gpu,
         "gpus": gpus,
@@ -108,9 +106,7 @@ def read_cluster(path: Path) -> list[Machine]:
         raise BadConfig(f"--cluster {path}: no available_node_types", "give a file for Ray's cluster launcher")
     ceiling = int(found.get("max_workers", 1 << 30))
     return [
-        _machine(path, name, kind or {}, ceiling)
-        for name, kind in types.items()
-        if name != found.get("head_node_type")
+        _machine(path, name, kind or {}, ceiling) for name, kind in types.items() if name != found.get("head_node_type")
     ]
 
 

@@ -73,6 +73,8 @@ class Network:
 MATRIX_SHARE, MEMORY_SHARE, LINK_SHARE, LAUNCH_SECONDS = 0.7, 0.85, 0.8, 5e-6
 """Of a GPU's data sheet: what large matrix products, streaming kernels and NCCL's rings usually reach; assumptions."""
 LINK_LATENCY, NETWORK_LATENCY = 1e-5, 3e-5
+CPU_CORE = {"fp32": Device(6e10, 4e9, 1e-5), "bf16": Device(3e11, 4e9, 1e-5)}
+"""One core of a server processor (Sapphire Rapids, AMX), as `benchmarks/placement.py` found it here."""
 
 
 def gpu_device(gpu: Gpu, precision: str) -> Device | None:
@@ -150,13 +152,15 @@ def step_time(
     updated = moved / share / device.bytes_per_second
     a = placed.accumulation
     sent = communication(count(shapes), placed, network)
+    after = sent.get("all_gather", 0.0) if placed.zero_stage < 3 else 0.0  # of the new weights: nothing to hide behind
+    beside = sum(sent.values()) - after
     if placed.overlap:
-        sent = max(0.0, sent - a * (matrix + memory) * 2 / 3)
+        beside = max(0.0, beside - a * (matrix + memory) * 2 / 3)
     return Step(
         matrix=a * matrix * slowdown,
         memory=a * memory * slowdown,
         optimizer=updated * slowdown,
-        communication=sent,
+        communication=beside + after,
         data=data_seconds,
         tokens=float(a * placed.workers * work.tokens),
         flops=a * placed.workers * micro,
@@ -197,13 +201,13 @@ def volumes(parameters: int, placed: Placed) -> dict[str, float]:
     return {"all_reduce": reduced} | ({"all_gather": size} if placed.zero_stage else {})
 
 
-def communication(parameters: int, placed: Placed, network: Network) -> float:
-    """Seconds of a step's collectives, one after another."""
+def communication(parameters: int, placed: Placed, network: Network) -> dict[str, float]:
+    """{operation: seconds} of a step's collectives."""
     n = placed.workers
     bucket = FP32 * (placed.bucket if placed.zero_stage else BUCKET_STAGE_0)
-    seconds = 0.0
+    seconds: dict[str, float] = {}
     for name, size in volumes(parameters, placed).items():
         rounds = (n - 1) * (2 if name == "all_reduce" else 1)
-        seconds += rounds / n * size / network.bytes_per_second
-        seconds += rounds * network.latency_seconds * max(1.0, size / bucket)
+        seconds[name] = rounds / n * size / network.bytes_per_second
+        seconds[name] += rounds * network.latency_seconds * max(1.0, size / bucket)
     return seconds

@@ -66,6 +66,17 @@ def execute(request: object) -> int:
     return {"done": 0, "nothing": 0, "cancelled": 130}.get(result.state, 1)
 
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="FILE.yaml", help="Node types to forecast speed and cost for. [default: ./ray_config.yaml]"
+    ),
+]
+GpuOption = Annotated[
+    str, typer.Option("--gpu", metavar="NAME", help="The workers' GPU, for the check of memory: h100, a100-80gb, l4 …")
+]
+
+
 def plan(
     recipe: RecipeArgument,
     words: WordsArgument = None,
@@ -73,20 +84,32 @@ def plan(
     store: StoreOption = None,
     only: OnlyOption = None,
     force: ForceOption = None,
+    cluster: ClusterOption = None,
+    gpu: GpuOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Show for each stage whether it is cached, stale or to be run, and why."""
+    """Show for each stage whether it is cached, stale or to be run, and why; and what training needs and costs.
+
+    Exits with 2 where a stage that would run does not fit into its worker's memory, and says what would.
+    """
+    from pipelines.capacity import as_json, refuse
+    from pipelines.cluster_plan import forecast
     from pipelines.session import make_plan
 
     request = build(recipe, words, config, store=store, only=tuple(only or ()), force=tuple(force or ()))
     made = make_plan(request, store_at(store))
+    found = forecast(made, cluster, gpu)
     if json:
-        show_json(made.as_json())
-        return
-    from pipelines.display import console_out
-    from pipelines.display_plan import print_plan
+        memory, choices = as_json(found.needs), [choice.as_json() for choice in found.choices]
+        show_json({**made.as_json(), "memory": memory, "cluster": choices})
+    else:
+        from pipelines.display import console_out
+        from pipelines.display_capacity import print_forecast
+        from pipelines.display_plan import print_plan
 
-    print_plan(made, console_out())
+        print_plan(made, console_out())
+        print_forecast(found, console_out())
+    refuse(found.needs)
 
 
 def submit(

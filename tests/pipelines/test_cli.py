@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.conftest import TOY
+from tests.pipelines.conftest import ROOT, TOY
 
 
 def check_error(done: Any, code: int, *said: str) -> None:
@@ -208,3 +208,22 @@ def test_rerun_downstream_makes_all_that_depends_on_the_stage_again(command: Any
         "join": "done",
         "count-letters": "cached",
     }
+
+
+def test_plan_tells_memory_and_cluster_and_refuses(command: Any, tmp_path: Path) -> None:
+    """The table of needs, a forecast for ray_config.yaml, and exit 2 with what would fit."""
+    (tmp_path / "articles.jsonl").write_text('{"text": "A short article."}\n')
+    call = ["plan", "gpt2", "corpus=articles.jsonl", "scale=base"]
+    found = json.loads(command(*call, "--gpu", "l4", "--cluster", str(ROOT / "ray_config.yaml"), "--json").stdout)
+    (need,) = found["memory"]
+    assert need["stages"] == ["pretrain"] and need["available"] == "one L4" and need["fits"]
+    assert sum(need["parts_bytes"].values()) == need["total_bytes"] < need["available_bytes"]
+    (choice,) = found["cluster"]
+    assert choice["cheapest"]["usd"] <= choice["fastest"]["usd"]
+    assert {option["zero_stage"] for option in choice["options"]} == {0, 1, 2, 3}
+
+    (tmp_path / "ray_config.yaml").write_text((ROOT / "ray_config.yaml").read_text())  # read without being asked to
+    refused = command(*call, "model=gpt2-1558M", "--gpu", "t4")
+    check_error(refused, 2, "gpt2-1558M", "one T4 has 14.6 GiB", "what fits: placement.")
+    assert "predicted memory of a worker" in refused.stdout and "cheapest: placement.workers=" in refused.stdout
+    check_error(command(*call, "--cluster", "nowhere.yaml"), 2, "--cluster nowhere.yaml")
