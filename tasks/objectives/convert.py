@@ -83,10 +83,10 @@ def convert(
 
 def _two_stacks(drawn: Mapping[str, np.ndarray], pad: int, documents_apart: bool) -> dict[str, np.ndarray]:
     inputs, targets = drawn["inputs"], drawn["targets"]
-    is_target = targets != pad
+    is_target = _present(targets, pad)
     batch = {
         "input_ids": inputs,
-        "attention_mask": inputs != pad,
+        "attention_mask": _present(inputs, pad),
         "decoder_input_ids": shifted(targets, pad),
         "decoder_attention_mask": is_target,
         "labels": np.where(is_target, targets, IGNORED),
@@ -99,6 +99,13 @@ def _two_stacks(drawn: Mapping[str, np.ndarray], pad: int, documents_apart: bool
     if "target_positions" in drawn:
         batch["decoder_position_ids"] = drawn["target_positions"]
     return batch
+
+
+def _present(tokens_BL: np.ndarray, pad: int) -> np.ndarray:
+    """bool [B, L]: no padding, which stands at a row's end only."""
+    if (tokens_BL[:, -1] != pad).all():
+        return np.ones(tokens_BL.shape, dtype=bool)
+    return tokens_BL != pad
 
 
 def _one_stack(

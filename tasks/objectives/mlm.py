@@ -38,6 +38,7 @@ from tasks.objectives.base import IGNORED, Objective, Vocabulary, documents
 from tasks.objectives.philox import sample_words
 from tasks.objectives.salience import pieces_of, salient_spans
 from tasks.objectives.settings import Masked
+from tasks.objectives.stretches import is_ordinary
 from tasks.objectives.units import (
     FATES,
     PICKS,
@@ -51,6 +52,7 @@ from tasks.objectives.units import (
     words_for,
 )
 
+_WORDS = np.uint64(1 << 32)
 _BOUNDARY = ("boundary_left", "boundary_right", "boundary_offset")
 
 
@@ -75,7 +77,6 @@ class MaskedLanguageModel(Objective):
         if settings.unit == "salient":
             pieces_of(vocabulary)  # a vocabulary without spellings shows here, not at the first batch
         self.most = settings.max_predictions or 1 << 30
-        self._candidate = ~vocabulary.special
         self._span_lengths = spans.length_thresholds(settings.span_p, settings.span_max)
         self._replace = Replacement(
             vocabulary, settings.mask_share, settings.random_share, any_token=settings.random_token == "any"
@@ -118,7 +119,7 @@ class MaskedLanguageModel(Objective):
             fates = words_for(rows[taken], B, draw, FATES)
             places = expand((rows * L + starts)[taken], sizes[taken])
             return Chosen(places, np.repeat(fates, sizes[taken]), words_for(places // L, B, draw, PICKS))
-        candidate = np.take(self._candidate, tokens_BL)
+        candidate = is_ordinary(tokens_BL, self.vocabulary)
         if unit == "span":
             ordinary = np.count_nonzero(candidate, axis=1)
             # rounded first: 0.07 · 100 is 7.000000000000001 in floating point, which are not eight tokens
@@ -146,32 +147,37 @@ class Replacement:
     def __init__(self, vocabulary: Vocabulary, mask_share: float, random_share: float, any_token: bool = False) -> None:
         self.mask = vocabulary.special_tokens["mask"]
         self.tokens = np.arange(vocabulary.size) if any_token else vocabulary.ordinary
-        self.masked_below = round(mask_share * 2**32)  # of a 32-bit word
-        self.random_below = min(round((mask_share + random_share) * 2**32), 2**32)
+        self._count = np.uint64(len(self.tokens))
+        self._masked_below = np.uint64(round(mask_share * 2**32))  # of a 32-bit word
+        self._random_below = np.uint64(min(round((mask_share + random_share) * 2**32), 2**32))
 
     def __call__(self, original: np.ndarray, chosen: Chosen) -> np.ndarray:
         """The new ids int64 [N] of chosen tokens whose ids are `original` int64 [N]."""
-        result = np.full(original.shape, self.mask, dtype=np.int64)
-        other = np.flatnonzero(chosen.fates >= self.masked_below)
-        is_random = chosen.fates[other] < self.random_below
+        result = np.empty(len(original), dtype=np.int64)
+        result.fill(self.mask)
+        other = (chosen.fates >= self._masked_below).nonzero()[0]
+        fates = chosen.fates.take(other)
+        is_random = fates < self._random_below
         random, kept = other[is_random], other[~is_random]
-        result[kept] = original[kept]
+        result[kept] = original.take(kept)
         if len(random):
             if chosen.picks is not None:
-                words, width = chosen.picks[random], 1 << 32
+                words, width = chosen.picks[random], _WORDS
             else:
                 # Where the fate's word lies between its bounds is uniform again, finely enough for any vocabulary.
-                width = self.random_below - self.masked_below
-                words = chosen.fates[random] - np.uint64(self.masked_below)
-            result[random] = self.tokens[(words * np.uint64(len(self.tokens)) // np.uint64(width)).astype(np.int64)]
+                words, width = fates[is_random] - self._masked_below, self._random_below - self._masked_below
+            words = words * self._count // width
+            result[random] = self.tokens.take(words.view(np.int64))
         return result
 
 
 def masked(tokens_BL: np.ndarray, chosen: Chosen, replace: Replacement) -> tuple[np.ndarray, np.ndarray]:
     """(input_ids, labels) int64 [B, L]: the tokens with the chosen ones replaced, and what they were."""
     input_ids = tokens_BL.astype(np.int64, order="C")
-    labels = np.full(tokens_BL.shape, IGNORED, dtype=np.int64)
-    original = input_ids.ravel()[chosen.places]
+    labels = np.empty(tokens_BL.shape, dtype=np.int64)
+    labels.fill(IGNORED)
+    flat = input_ids.ravel()
+    original = flat.take(chosen.places)
     labels.ravel()[chosen.places] = original
-    input_ids.ravel()[chosen.places] = replace(original, chosen)
+    flat[chosen.places] = replace(original, chosen)
     return input_ids, labels

@@ -57,7 +57,8 @@ class ReplacedTokenDetection(Objective):
         draw = partial(sample_words, seed, epochs_B, indices_B)
         attention_mask = tokens_BR != self.vocabulary.pad
         budget = bert_budget(attention_mask, self.settings.mask_rate, self.most)
-        places, rows, fates = choose_tokens(np.take(self._candidate, tokens_BR), budget, draw)
+        places, counts, fates = choose_tokens(np.take(self._candidate, tokens_BR), budget, draw)
+        rows = np.repeat(np.arange(len(counts)), counts)
         input_ids, labels = masked(tokens_BR, Chosen(places, fates), self._replace)
         uniforms = np.zeros(tokens_BR.shape, dtype=np.float32)
         # 24 bits are what float32 holds exactly, so that none is rounded up to 1.

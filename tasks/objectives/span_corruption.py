@@ -230,7 +230,10 @@ def sentinel_form(
     lengths = row_lengths(tokens_BL, pad)
     row, size = first_K // L, end_K - first_K
     spans_B = np.bincount(row, minlength=B)
-    noise_B = np.bincount(row, size, B).astype(np.int64)
+    spelled_before = np.zeros(len(row) + 1, dtype=np.int64)  # targets before each span, a sentinel for each included
+    np.cumsum(size + 1, out=spelled_before[1:])
+    last_B = np.cumsum(spans_B)
+    target_counts = spelled_before[last_B] - spelled_before[last_B - spans_B]
 
     flat = tokens_BL.astype(np.promote_types(tokens_BL.dtype, np.min_scalar_type(vocabulary.size))).ravel()
     group, segments = row, None
@@ -239,20 +242,18 @@ def sentinel_form(
         group = row * L + segments[first_K]
     spans = np.arange(len(row))
     if group is row:
-        number = spans - np.repeat(np.cumsum(spans_B) - spans_B, spans_B)
+        number = spans - np.repeat(last_B - spans_B, spans_B)
     else:
         fresh = np.ones(len(row), dtype=bool)
         fresh[1:] = group[1:] != group[:-1]
         number = spans - np.maximum.accumulate(np.where(fresh, spans, 0))
     sentinel = np.asarray(vocabulary.sentinels, dtype=flat.dtype)[number]
-    input_counts, target_counts = lengths - noise_B + spans_B, noise_B + spans_B
+    input_counts = lengths - target_counts + 2 * spans_B
 
-    # The targets: of each span a slot for its sentinel, then the span. Their places go up by one, but between spans.
-    slot = np.cumsum(size + 1) - size - 1
-    source = np.ones(int(target_counts.sum()), dtype=np.int64)
-    source[slot[:1]] = first_K[:1] - 1
-    source[slot[1:]] = first_K[1:] - end_K[:-1]
-    np.cumsum(source, out=source)
+    # The targets: of each span a slot for its sentinel, then the span.
+    slot = spelled_before[:-1]
+    source = np.repeat(first_K - 1 - slot, size + 1)
+    source += np.arange(len(source))
     source[slot] = first_K
     spelled = flat.take(source)
     spelled[slot] = sentinel

@@ -26,10 +26,10 @@ def is_ordinary(tokens_BL: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     ordinary = vocabulary.ordinary
     if len(ordinary):
         # Special tokens stand before and behind the others in most vocabularies: comparing is faster than looking up.
-        first, last = int(ordinary[0]), int(ordinary[-1])  # of Python's, so that numpy compares in the tokens' type
+        first, last = int(ordinary[0]), int(ordinary[-1])  # of Python's, so that numpy computes in the tokens' type
         if last - first + 1 == len(ordinary):
-            if tokens_BL.size and first <= tokens_BL.min() and tokens_BL.max() <= last:
-                return np.ones(tokens_BL.shape, dtype=bool)
+            if tokens_BL.dtype.kind == "u" and last <= np.iinfo(tokens_BL.dtype).max:
+                return tokens_BL - first <= last - first  # what is below `first` comes out as very large
             return (tokens_BL >= first) & (tokens_BL <= last)
     return ~vocabulary.special.take(tokens_BL)
 

@@ -102,7 +102,7 @@ def bert_budget(attention_mask_BL: np.ndarray, rate: float, most: int) -> np.nda
     """min(most, max(1, round(rate · len))) of each row, special tokens counted in len: int64 [B]."""
     B, L = attention_mask_BL.shape
     if attention_mask_BL.all():  # packed rows
-        return np.full(B, min(max(round(L * rate), 1), most))
+        return np.array([min(max(round(L * rate), 1), most)]).repeat(B)
     wanted = np.rint(np.count_nonzero(attention_mask_BL, axis=1) * rate).astype(np.int64)
     return np.minimum(np.maximum(wanted, 1), most)
 
@@ -116,36 +116,35 @@ def choose_tokens(
     taken already. Its cost goes with the chosen tokens, not with the length of the row.
 
     Returns:
-        places int64 [N], flat; rows int64 [N], ascending; and for each a second random word uint64 [N].
+        places int64 [N], flat, row after row; how many of each row, int64 [B]; and for each place a second random word
+        uint64 [N].
     """
     B, L = candidate_BL.shape
-    positions = np.flatnonzero(candidate_BL)  # of all candidates, row after row
-    first = np.searchsorted(positions, np.arange(0, B * L + 1, L))
-    first, available = first[:-1], np.diff(first)
+    positions = candidate_BL.ravel().nonzero()[0]  # of all candidates, row after row
+    first = positions.searchsorted(np.arange(0, B * L + 1, L))
+    first, available = first[:-1], first[1:] - first[:-1]
     wanted = np.minimum(wanted_B, available)
     most = int(wanted.max(initial=0))
     words = draw(2 * most, stream)[:, : 2 * most]  # two for each choice: which token, and what becomes of it
     steps = np.arange(most)[:, None]
-    last = available - wanted + steps  # j, [step, row]
-    active = steps < wanted
-    everywhere = bool(active.all())
-    # Ranks as places in one flat array; a row that has all it wants goes on into a spare place at its end.
-    base = np.arange(B) * (L + 1)
-    rank = below(words.T[0::2], last + 1 if everywhere else np.where(active, last + 1, 1))
-    flat_last, flat = base + last, base + rank
-    if not everywhere:
-        spare = np.broadcast_to(base + L, active.shape)
-        np.copyto(flat_last, spare, where=~active)
-        np.copyto(flat, spare, where=~active)
-    taken = np.zeros(B * (L + 1), dtype=bool)
-    for now, otherwise in zip(flat, flat_last, strict=True):
+    last = (available - wanted) + steps  # j, [step, row]
+    everywhere = bool((wanted == most).all())
+    active = None if everywhere else steps < wanted
+    # Ranks as numbers of candidates; a row that has all it wants goes on into a spare one behind them.
+    flat = below(words.T[0::2], last + 1 if active is None else np.where(active, last + 1, 1))
+    flat += first
+    last += first
+    if active is not None:
+        np.copyto(last, len(positions), where=~active)
+        np.copyto(flat, len(positions), where=~active)
+    taken = np.zeros(len(positions) + 1, dtype=bool)
+    for now, otherwise in zip(flat, last, strict=True):
         np.copyto(now, otherwise, where=taken[now])
         taken[now] = True
-    flat -= base - first  # from places to numbers of candidates
-    if everywhere:
-        return positions[flat.T.ravel()], np.repeat(np.arange(B), most), words[:, 1::2].ravel()
+    if active is None:
+        return positions.take(flat.T.ravel()), wanted, words[:, 1::2].ravel()
     kept = active.T
-    return positions[flat.T[kept]], np.repeat(np.arange(B), wanted), words[:, 1::2][kept]
+    return positions[flat.T[kept]], wanted, words[:, 1::2][kept]
 
 
 def take_fitting(sizes: np.ndarray, counts_B: np.ndarray, budget_B: np.ndarray, draw: Draw) -> np.ndarray:
