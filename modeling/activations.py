@@ -185,6 +185,8 @@ def _block(work: Workload, L: int, causal: bool, memory: int) -> tuple[float, fl
         attention += T * (output + norm + operand) + _attention(work, L, memory, causal=False, learnt_bias=False)
     rest = T * (output + (norm if config.norm_placement == "post" else 0))
     inner = {"relu": s * F}.get(config.activation, 2 * s * F)  # its input and its output, of ReLU the output alone
+    if config.activation == "gelu-tanh" and work.device == "cpu" and s == FP32:
+        inner = 3 * s * F  # and the sigmoid in it (modeling.nonlinearities)
     inner = 4 * s * F if "glu" in config.activation else inner
     rest += T * (norm + operand + inner + dropout)
     return attention, rest

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig
 from modeling.cache import LayerCache
-from modeling.kernels import activate, attention, gated, packed_attention, rms_norm, rotate
+from modeling.kernels import attention, cross_attention, packed_attention, rms_norm, rotate
 from modeling.masks import Visibility
+from modeling.nonlinearities import activate, gated
 
 
 def norm_layer(config: TransformerConfig, width: int = 0) -> nn.Module:
@@ -97,16 +98,15 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(inner, config.width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def keys_and_values(self, memory_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the encoder's states, [B, H, L, head size] each."""
+    def keys_and_values(self, memory_BLD: Tensor) -> Tensor:
+        """Of the encoder's states, [2, B, H, L, head size]."""
         B, L, _ = memory_BLD.shape
-        k, v = self.key_value(memory_BLD).view(B, L, 2, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
-        return k, v
+        return self.key_value(memory_BLD).view(B, L, 2, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x_BLD: Tensor, keys_and_values: tuple[Tensor, Tensor], visible: Visibility) -> Tensor:
+    def forward(self, x_BLD: Tensor, keys_and_values: Tensor, visible: Visibility) -> Tensor:
         B, L, _ = x_BLD.shape
         q = self.query(self.norm(x_BLD) if self.pre else x_BLD).view(B, L, self.heads, self.head_width).transpose(1, 2)
-        out = attention(q, *keys_and_values, visible, self.scale, self.rate if self.training else 0.0)
+        out = cross_attention(q, keys_and_values, visible, self.scale, self.rate if self.training else 0.0)
         x_BLD = x_BLD + self.dropout(self.output(out.transpose(1, 2).reshape(B, L, -1)))
         return x_BLD if self.pre else self.norm(x_BLD)
 
@@ -149,7 +149,7 @@ class Block(nn.Module):
         turn: Tensor | None = None,
         bias: Tensor | None = None,
         cache: LayerCache | None = None,
-        cross: tuple[CrossAttention, tuple[Tensor, Tensor], Visibility] | None = None,
+        cross: tuple[CrossAttention, Tensor, Visibility] | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
         """[B, L, D]; with `at` [N, D], of these places of B·L only.

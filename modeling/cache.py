@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -39,7 +38,7 @@ class Cache:
 
     def __init__(self, layers: int) -> None:
         self.own = [LayerCache() for _ in range(layers)]
-        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.cross: list[Tensor | None] = [None] * layers
 
     @property
     def length(self) -> int:
@@ -50,7 +49,4 @@ class Cache:
         """See `LayerCache.reorder`; the encoder's keys and values too."""
         for layer in self.own:
             layer.reorder(rows_B)
-        self.cross = [
-            None if pair is None else (torch.index_select(pair[0], 0, rows_B), torch.index_select(pair[1], 0, rows_B))
-            for pair in self.cross
-        ]
+        self.cross = [None if pair is None else pair.index_select(1, rows_B) for pair in self.cross]

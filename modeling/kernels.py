@@ -75,50 +75,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps).to(dtype)
 
 
-def activate(x: Tensor, name: str) -> Tensor:
-    """The activation of that name; for a gated one that of its gate. `-tanh` is GELU's tanh form (GPT-2, T5 1.1)."""
-    if name == "relu":
-        return F.relu(x)
-    if name == "swiglu":
-        return F.silu(x)
-    return F.gelu(x, approximate="tanh" if name.endswith("-tanh") else "none")
-
-
-class _Gated(torch.autograd.Function):
-    """Both halves' gradients are written where they belong: autograd would make two tensors and join them."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, name: str) -> Tensor:
-        gate, value = h.chunk(2, -1)
-        activated = activate(gate, name)
-        ctx.save_for_backward(h, activated)
-        ctx.name = name
-        return activated * value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        h, activated = ctx.saved_tensors
-        gate, value = h.chunk(2, -1)
-        d_h = torch.empty_like(h)
-        d_gate, d_value = d_h.chunk(2, -1)
-        torch.mul(g, activated, out=d_value)
-        if ctx.name == "swiglu":
-            torch.ops.aten.silu_backward.grad_input(g * value, gate, grad_input=d_gate)
-        else:
-            form = "tanh" if ctx.name.endswith("-tanh") else "none"
-            torch.ops.aten.gelu_backward.grad_input(g * value, gate, approximate=form, grad_input=d_gate)
-        return d_h, None
-
-
-def gated(h: Tensor, name: str) -> Tensor:
-    """activation(first half) · second half of the last dimension (Shazeer 2020, arXiv:2002.05202)."""
-    if h.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _Gated.apply(h, name)
-    gate, value = h.chunk(2, -1)
-    return activate(gate, name) * value
-
-
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Rotary positions: pairs (2i, 2i + 1) of the last dimension, as complex numbers, times `turn` (complex64)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
@@ -169,6 +125,14 @@ def packed_attention(
         return _Attention.apply(scale, visible, bias, qkv_3BHLd)
     q, k, v = qkv_3BHLd.unbind(0)
     return attention(q, k, v, visible, scale, dropout, bias)
+
+
+def cross_attention(q: Tensor, kv_2BHLd: Tensor, visible: Visibility, scale: float, dropout: float) -> Tensor:
+    """`attention` over keys and values from one matrix product, whose gradient is then one tensor too."""
+    k, v = kv_2BHLd.unbind(0)
+    if _written_out(q, k, visible, None, dropout):
+        return _Attention.apply(scale, visible, None, q[None], kv_2BHLd)
+    return attention(q, k, v, visible, scale, dropout)
 
 
 FLEX_LENGTH = 256
@@ -242,7 +206,8 @@ class _Attention(torch.autograd.Function):
     Works through tiles: some rows of the batch, and for causal attention so many queries at a time, with the
     keys up to the last of them.
 
-    Takes tensors [n, B, H, L, d], stacked queries, keys and values: one of all three, or one of each.
+    Takes tensors [n, B, H, L, d], stacked queries, keys and values: one of all three, one of the queries and one of
+    the others, or one of each.
     """
 
     @staticmethod
@@ -296,7 +261,7 @@ class _Attention(torch.autograd.Function):
                     p = next(weights)
                     g_tile = g_[:, queries]
                     ds = torch.bmm(g_tile, v_[:, keys].transpose(1, 2))
-                    ds = torch._softmax_backward_data(ds, p, -1, p.dtype)
+                    torch.ops.aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
                     if d_bias is not None:
                         part = _part(d_bias, rows, queries, keys)
                         part += ds.view(-1, H, *ds.shape[1:]).sum_to_size(part.shape)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig, generator_config
-from modeling.blocks import activate
 from modeling.heads.base import IGNORE, LossSum, Parts
 from modeling.heads.language import OutputLayer
+from modeling.nonlinearities import activate
 from modeling.transformer import Transformer, hidden_states, init_weights
 
 DISCRIMINATOR_WEIGHT = 50.0

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.blocks import activate, norm_layer
+from modeling.blocks import norm_layer
 from modeling.cross_entropy import linear_cross_entropy
 from modeling.heads.base import IGNORE, NEVER, LossSum, Parts
+from modeling.nonlinearities import activate
 from modeling.transformer import Transformer, TransformerConfig, hidden_states, init_weights
 
 
