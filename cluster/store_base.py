@@ -101,22 +101,30 @@ class OpenStore:
 
     # -- small objects: runs/, accepted/
 
-    @told
     def read_text(self, path: str) -> str | None:
         """The file's text, or None where it is absent."""
+        data = self.read_bytes(path)
+        return None if data is None else data.decode()
+
+    @told
+    def read_bytes(self, path: str) -> bytes | None:
+        """The file's bytes, or None where it is absent."""
         try:
-            return self._files.read(checked_path(path)).decode()
+            return self._files.read(checked_path(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             if store_errors.provider_code(error) == "NoSuchBucket":
                 raise
             return None
 
-    @told
     def write_text(self, path: str, text: str, *, create: bool = False) -> bool:
+        """`write_bytes` of a text."""
+        return self.write_bytes(path, text.encode(), create=create)
+
+    @told
+    def write_bytes(self, path: str, data: bytes, *, create: bool = False) -> bool:
         """Make or replace the file, at once. With `create`, only if it is absent: else False, and nothing changed."""
         if checked_path(path).split("/")[0] in ("artifacts", "store.json"):
             raise ValueError(f"{path} is the store's own")
-        data = text.encode()
         if create:
             return self._files.create(path, data)
         self._files.write(path, data)

@@ -77,7 +77,7 @@ class Watching:
             progress.updates.append({"step": step + 1, "layers": layers})
             self.hooks.on_updates(step + 1, layers)
         began = time.monotonic()
-        if self.watch.samples and self._due(step, self.watch.samples):
+        if self.watch.samples and self._due(step, self.watch.samples, self.stepper.loop.validate_every_steps or 1):
             found = self._sample()
             if self.stepper.rank == 0:
                 progress.samples.append({"step": step + 1, "samples": found})
@@ -105,10 +105,12 @@ class Watching:
             else []
         )
 
-    def _due(self, step: int, times: int) -> bool:
-        """Whether a step is one of so many, evenly over the run; the last one is."""
-        steps = self.stepper.loop.steps
-        return (step + 1) * times // steps > step * times // steps
+    def _due(self, step: int, times: int, every: int = 1) -> bool:
+        """Whether a step is one of so many, evenly over the run and at multiples of `every`; the last one is."""
+        steps, done = self.stepper.loop.steps, step + 1
+        if done == steps or done % every:
+            return done == steps
+        return done * times // steps > (done - every) * times // steps
 
     @contextmanager
     def _around_update(self, measures: bool) -> Iterator[None]:

@@ -162,6 +162,8 @@ class Executor:
         if event["type"] == "metric":
             self.tracker.metric(name, event["step"], event["values"])
             self.record.stage(name)["last"] = event["values"]
+        elif event["type"] == "file":
+            self.tracker.file(name, event["name"], event["path"])
         else:
             self.record.stage(name)["progress"] = {k: event[k] for k in ("done", "total", "unit", "shown")}
         self.notify()

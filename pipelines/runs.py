@@ -3,6 +3,7 @@
 runs/<run>/run.json      written once: recipe, config, command, stages and keys
 runs/<run>/status.json   rewritten while the run goes: state, stages, driver and its beat
 runs/<run>/logs/<stage>.log
+runs/<run>/files/<stage>/  samples and traces of stages
 runs/<run>/cancel        asks the driver to stop
 plans/<plan id>.json     the newest run of the same plan, so that the same command continues it
 latest/<recipe>.json     the newest key of each stage of a recipe, so that a change can be explained

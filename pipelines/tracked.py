@@ -13,7 +13,7 @@ from cluster.tracking_uri import redact
 from pipelines.graph import Node, Pipeline
 from pipelines.plan import Plan
 from pipelines.plots import pictures
-from pipelines.report.standalone import data_pictures
+from pipelines.report.standalone import data_pictures, training_pictures
 from pipelines.runs import RunRecord
 from tasks.base import Runtime
 
@@ -124,6 +124,11 @@ class Tracked:
     def metric(self, name: str, step: int, values: dict[str, float]) -> None:
         if name in self._handles:
             self._handles[name].metrics(step, values)
+
+    def file(self, name: str, file: str, path: str) -> None:
+        """A file that a stage at work has put into the run's folder of the store."""
+        if name in self._handles and (data := self._store.read_bytes(path)) is not None:
+            self._handles[name].artifact((file, data))
 
     def cached(self, node: Node, manifest: dict[str, Any]) -> None:
         """A child that points to the run that made the artifact."""
@@ -241,7 +246,7 @@ class Tracked:
         if not self._tracker:
             return
         self._tracker.artifact(("report.html", store.read_text(f"{record.folder}/report.html") or ""))
-        for name, picture in (*pictures(view), *data_pictures(view)):
+        for name, picture in (*pictures(view), *data_pictures(view), *training_pictures(view)):
             self._tracker.artifact((name, picture))
         for stage in view["stages"]:
             if str(stage.get("task")).endswith((":Pretrain", ":Report")):

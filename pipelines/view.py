@@ -107,16 +107,23 @@ def _environment(made: dict[str, dict[str, Any]], info: dict[str, Any]) -> dict[
 
 
 def _training(store: Store, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    text = _text(store, manifest, "metrics.jsonl") or ""
     timings = manifest.get("timings", {})
     unigram = manifest.get("metrics", {}).get("unigram_entropy")
     return {
         "stage": name,
-        "records": [json.loads(line) for line in text.splitlines() if line.strip()],
+        "records": _lines(store, manifest, "metrics.jsonl"),
         "baselines": {"unigram": unigram} if unigram else {},
         "figures": _read(store, manifest, "training.json") or {},
         "throughput": {k: v for k, v in timings.items() if k in ("tokens_per_second", "mfu")},
+        "timings": {k: v for k, v in timings.items() if k.startswith(("step_", "memory/"))},
+        "updates": _lines(store, manifest, "updates.jsonl"),
+        "samples": _read(store, manifest, "samples.json") or [],
     }
+
+
+def _lines(store: Store, manifest: dict[str, Any], name: str) -> list[Any]:
+    """The JSON values of a file with one in a line."""
+    return [json.loads(line) for line in (_text(store, manifest, name) or "").splitlines() if line.strip()]
 
 
 def _text(store: Store, manifest: dict[str, Any], name: str) -> str | None:

@@ -129,6 +129,13 @@ class StageContext:
     def dataset(self, name: str, **facts: Any) -> None:
         self.datasets.append({"name": name, **facts})
 
+    def file(self, name: str, content: str | Path) -> None:
+        path = f"runs/{self._job.run}/files/{self._job.stage}/{name}"
+        self._store.write_bytes(path, content.encode() if isinstance(content, str) else content.read_bytes())
+        with self._lock:
+            self._pending.append({"type": "file", "name": name, "path": path})
+        self.flush()
+
     def cancelled(self) -> bool:
         return False  # the driver interrupts the task itself
 

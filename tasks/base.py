@@ -70,6 +70,13 @@ class Runtime(Config):
     deepspeed: Annotated[dict[str, Any], BeforeValidator(_own_settings)] = Field(
         default_factory=dict, description="your own DeepSpeed settings over the generated ones: a JSON file, or inline"
     )
+    layer_updates: int = Field(50, ge=0, description="how often in a run updates of each layer are measured")
+    samples: int = Field(5, ge=0, description="how often in a run predictions on held-out examples are kept")
+    profile_steps: str = Field(
+        "",
+        pattern=r"^([1-9]\d*(:[1-9]\d*)?)?$",
+        description="keep a profiler's trace with the run: of steps from:to, or of so many after the second",
+    )
     checkpoint_every_seconds: float = Field(60, gt=0, description="wall time between training checkpoints")
     max_retries: int = Field(3, ge=0, description="how often a lost worker is replaced")
     resources: dict[str, float] = Field(default_factory=dict, description="further Ray resources per worker")
@@ -86,6 +93,14 @@ class Runtime(Config):
         if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:
             raise ConfigError("nvme offload without nvme_path", "set nvme_path to a folder on each worker's own disk")
         return self
+
+    @property
+    def profiled(self) -> range:
+        """Steps (1-based) that `profile_steps` names; a count begins after two steps, in which much happens once."""
+        first, _, last = self.profile_steps.partition(":")
+        if not first:
+            return range(0)
+        return range(int(first), int(last) + 1) if last else range(3, 3 + int(first))
 
     @property
     def most_workers(self) -> int | None:
@@ -210,6 +225,9 @@ class Context(Protocol):
 
     def dataset(self, name: str, **facts: Any) -> None:
         """A dataset that the stage read or made, recorded as an MLflow dataset."""
+
+    def file(self, name: str, content: str | Path) -> None:
+        """A text, or a file as it is now, that is kept with the run and shown by the tracker; not in the artifact."""
 
     def cancelled(self) -> bool:
         """True once the run was asked to stop; long loops look at it and return early by raising."""

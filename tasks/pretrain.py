@@ -1,7 +1,8 @@
 """Pretrain: a model from random weights (or from another model's) on any objective's examples, with DeepSpeed.
 
 The artifact is a model's folder: `config.json`, `model.safetensors`, the tokenizer's files,
-`metrics.jsonl` (a line per logged step) and `training.json`. All of it is a function of the config, the
+`metrics.jsonl` (a line per logged step), `updates.jsonl` (how far updates move each layer), `samples.json` (predictions
+on held-out examples on the way) and `training.json`. All of it is a function of the config, the
 inputs and the placement; speeds are in the manifest's timings.
 """
 
@@ -20,7 +21,7 @@ from modeling.heads import HEADS
 from modeling.schedule import LoopConfig
 from tasks.base import Artifact, Context, Examples, Model, Task, Tokenizer
 from tasks.objectives.settings import ObjectiveSettings, parse
-from tasks.training import fit_on_rank, same_tokenizer, timings, train
+from tasks.training import fit_on_rank, same_tokenizer, timings, train, write_watched
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
@@ -148,6 +149,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     from modeling.step import count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
     from tasks.held_out import held_out
+    from tasks.samples import Sampler
 
     loop, config, head, out = payload["loop"], payload["model"], payload["head"], Path(payload["out"])
     folder, architecture = Path(payload["examples"]), config.architecture
@@ -165,10 +167,11 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     label_share = float(model.count(first).reshape(-1)[0]) / max(1, count_tokens(first))
     lengths = [first[name].shape[1] if name in first else 0 for name in ("input_ids", "decoder_input_ids")]
     flops = training_flops_per_token(config, lengths[0], label_share, target_length=lengths[1], head=head)
-    validation = None
+    validation = sampler = None
     if reader.info["sequences"]["validation"]:
         split = ExampleReader(folder, "validation", payload["seed"], architecture)
         validation = held_out(split, payload["validation_sequences"], out / "tokenizer.json")
+        sampler = Sampler(split, out / "tokenizer.json")
     result = fit_on_rank(
         rank,
         model,
@@ -179,6 +182,8 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         checkpoint_dir=Path(payload["scratch"]),
         flops_per_token=flops,
         held_out=validation,
+        sampler=sampler,
+        watch_layers=True,
     )
     if rank.rank:
         return {}
@@ -196,6 +201,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     save_model(out, kept, config, {"name": name, "settings": head["settings"]})
     lines = [json.dumps(row, sort_keys=True) for row in result.history]
     (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_watched(out, result)
     parameters = parameter_counts(kept)
     note = {
         "loop": loop.model_dump(mode="json"),

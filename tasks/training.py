@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from modeling.records import FitResult
     from modeling.schedule import LoopConfig
     from modeling.validation import HeldOut
+    from tasks.samples import Sampler
 
 TIMINGS = (
     "tokens_per_second",
@@ -30,6 +32,9 @@ TIMINGS = (
     "checkpoint_seconds",
     "validation_seconds",
 )
+
+MOST_RANKS = 16
+"""Up to so many, each rank's memory is recorded beside the largest."""
 
 
 def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
@@ -50,6 +55,12 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
             values = {name: value for name, value in event["values"].items() if value is not None}
             ctx.metric(event["step"], values)
             ctx.progress(event["step"], steps, "steps", loss=values["loss"], rate=values["tokens_per_second"])
+        elif kind == "measured":
+            ctx.metric(event["step"], event["values"])
+        elif kind == "file":
+            ctx.file(event["name"], event["text"] if "text" in event else Path(event["path"]))
+            if "path" in event:
+                Path(event["path"]).unlink()
         elif kind == "checkpoint":
             ctx.publish_scratch()
         elif kind == "note":
@@ -87,14 +98,30 @@ def fit_on_rank(
     checkpoint_dir: Path | None = None,
     flops_per_token: float | None = None,
     held_out: HeldOut | None = None,
+    sampler: Sampler | None = None,
+    watch_layers: bool = False,
 ) -> FitResult:
     """`fit` as placed by `runtime`, with its events sent to the stage."""
     from modeling.loop import fit
-    from modeling.records import Hooks
+    from modeling.records import Hooks, Watch
 
     def on_log(record: Any) -> None:
         shown = {**record.row(), "tokens_per_second": record.tokens_per_second, "mfu": record.mfu}
+        shown |= {f"step_seconds/{part}": seconds for part, seconds in record.step_seconds.items()}
         rank.emit({"kind": "log", "step": shown.pop("step"), "values": shown})
+
+    def on_updates(step: int, layers: Mapping[str, Sequence[float]]) -> None:
+        from modeling.layer_updates import FIGURES
+
+        values = {f"{name}/{layer}": x for layer, row in layers.items() for name, x in zip(FIGURES, row, strict=True)}
+        rank.emit({"kind": "measured", "step": step, "values": values})
+
+    def on_samples(step: int, samples: list[Any]) -> None:
+        from tasks.samples import as_html
+
+        if samples:
+            text = as_html(step, samples)
+            rank.emit({"kind": "file", "name": f"samples/step-{step:08d}.html", "text": text})
 
     return fit(
         model,
@@ -115,9 +142,20 @@ def fit_on_rank(
             should_stop=rank.should_stop,
             on_checkpoint=lambda step: rank.emit({"kind": "checkpoint", "step": step}),
             note=lambda message: rank.emit({"kind": "note", "message": message}),
+            on_updates=on_updates,
+            on_memory=lambda ranks: rank.emit({"kind": "measured", "step": 1, "values": memory_figures(ranks)}),
+            on_samples=on_samples,
+            on_trace=lambda path: rank.emit({"kind": "file", "name": f"profile/{path.name}", "path": str(path)}),
         ),
         flops_per_token=flops_per_token,
         held_out=held_out,
+        watch=Watch(
+            layer_updates=runtime.layer_updates if watch_layers else 0,
+            samples=runtime.samples if sampler is not None else 0,
+            sample=sampler or Watch.sample,
+            profile=runtime.profiled,
+            trace=checkpoint_dir / "trace.json.gz" if checkpoint_dir else None,
+        ),
     )
 
 
@@ -147,7 +185,26 @@ def timings(result: FitResult) -> dict[str, float]:
     """The measured figures of a fit, for the manifest's `timings`."""
     found = {name: getattr(result, name) for name in TIMINGS}
     found.update({f"step_{part}_seconds": seconds for part, seconds in result.step_seconds.items()})
+    found.update(memory_figures(result.memory))
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def memory_figures(ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """{memory/part: bytes} of the rank that has most, and memory/rank-n/part of each of several."""
+    found = {f"memory/{part}": float(max(rank[part] for rank in ranks)) for part in (ranks[0] if ranks else ())}
+    if 1 < len(ranks) <= MOST_RANKS:
+        found |= {f"memory/rank-{n}/{part}": float(b) for n, rank in enumerate(ranks) for part, b in rank.items()}
+    return found
+
+
+def write_watched(out: Path, result: FitResult) -> None:
+    """`updates.jsonl` and `samples.json`, where there are any: what was seen of layers and predictions on the way."""
+    if result.updates:
+        lines = (json.dumps(row, sort_keys=True) for row in result.updates)
+        (out / "updates.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if any(row["samples"] for row in result.samples):
+        text = json.dumps(result.samples, ensure_ascii=False, indent=1, sort_keys=True)
+        (out / "samples.json").write_text(text + "\n", encoding="utf-8")
 
 
 def same_tokenizer(stage: str, tokenizer: Artifact, init: Artifact) -> None:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.report import curves, dag_svg, numbers
+from pipelines.report import curves, dag_svg, numbers, watched
 from pipelines.report.data import data_section
 from pipelines.report.view import View
 
@@ -132,11 +132,23 @@ def _training(item: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in _map(throughput).items() if isinstance(throughput, Mapping) else [("tokens/s", throughput)]:
         if value is not None:
             figures[str(name)] = value
+    timings = _map(item.get("timings"))
+    pictures = (
+        watched.step_time(timings),
+        watched.memory(timings),
+        watched.updates(_mappings(item.get("updates"))),
+    )
     return {
         "stage": item.get("stage") or "training",
         "charts": curves.charts(records, _map(item.get("baselines"))),
         "figures": figures,
+        "pictures": [picture for picture in pictures if picture],
+        "samples": watched.samples(_mappings(item.get("samples"))),
     }
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [row for row in _list(value) if isinstance(row, Mapping)]
 
 
 def _overall(counts: Mapping[str, int]) -> str:

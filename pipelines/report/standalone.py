@@ -1,4 +1,4 @@
-"""The pictures of a run's data as files of their own: compositions, funnels and tokenizers, for MLflow's artifacts."""
+"""The report's pictures as files of their own, for MLflow's artifacts: of a run's data and of its training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.report import watched
 from pipelines.report.data import data_section
 
 _MARGIN = 14  # pixels around a picture
@@ -29,6 +30,20 @@ def data_pictures(view: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for item in data["comparisons"]:
         for number, chart in enumerate(item["charts"], start=1):
             yield f"plots/{item['stage']}-{number}.svg", standalone(chart)
+
+
+def training_pictures(view: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(file name, SVG) of what was watched in each training: a step's time, memory, updates of layers."""
+    for item in view.get("training") or ():
+        timings, updates = item.get("timings") or {}, item.get("updates") or []
+        found = {
+            "step-time": watched.step_time(timings),
+            "memory": watched.memory(timings),
+            "updates": watched.updates(updates),
+        }
+        for kind, picture in found.items():
+            if picture:
+                yield f"plots/{kind}-{item['stage']}.svg", standalone(picture)
 
 
 def standalone(markup: str) -> str:

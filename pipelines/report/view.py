@@ -72,6 +72,13 @@ class TrainingView(TypedDict, total=False):
     """training.json, nested or flat."""
     throughput: dict[str, float] | float
     """tokens/s, or several named figures (tokens_per_second, mfu …)."""
+    timings: dict[str, float]
+    """step_<part>_seconds and memory/<part> in bytes, from the manifest."""
+    updates: list[dict[str, Any]]
+    """updates.jsonl: {step, layers: {layer: [update ratio, weight norm, gradient norm]}}."""
+    samples: list[dict[str, Any]]
+    """samples.json: {step, samples: […]}, of {pieces: [token or {truth, top: [[token, share]]}]} or {prompt, truth,
+    written}."""
 
 
 class ProvenanceView(TypedDict, total=False):

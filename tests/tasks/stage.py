@@ -23,6 +23,8 @@ class FolderContext:
         self._inputs = inputs
         self.logged: list[str] = []
         self.timings: dict[str, float] = {}
+        self.metrics_seen: list[tuple[int, dict[str, float]]] = []
+        self.files: dict[str, bytes] = {}
 
     def input(self, field: str) -> Artifact:
         return Artifact(key=field, kind=field, path=self._inputs[field], config={}, metrics={}, inputs={})
@@ -37,13 +39,16 @@ class FolderContext:
         assert 0 <= done <= total
 
     def metric(self, step: int, values: Mapping[str, float]) -> None:
-        pass
+        self.metrics_seen.append((step, dict(values)))
 
     def timing(self, name: str, value: float) -> None:
         self.timings[name] = value
 
     def dataset(self, name: str, **facts: Any) -> None:
         pass
+
+    def file(self, name: str, content: str | Path) -> None:
+        self.files[name] = content.encode() if isinstance(content, str) else content.read_bytes()
 
     def cancelled(self) -> bool:
         return False

@@ -27,6 +27,7 @@ EXAMPLES = MakeExamples(
     corpus=CORPUS, tokenizer=TOKENIZER, length_tokens=24, objective={"kind": "mlm", "mask_rate": 0.2}
 )
 FILES = {"config.json", "metrics.jsonl", "model.safetensors", "tokenizer-info.json", "tokenizer.json", "training.json"}
+FILES |= {"samples.json", "updates.jsonl"}
 SHAPE = preset("modern-tiny", layers=2, width=32, heads=2, ff_width=64, max_length=32, init_std=0.1)
 LOOP = LoopConfig(steps=40, batch_size=16, peak_lr=1e-2, log_every_steps=10)
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -79,6 +80,25 @@ def test_the_artifact_is_a_function_of_config_and_inputs(plain, inputs, tmp_path
     assert digests(again.out) == digests(plain.out)
     other = run_stage(task(seed=1), tmp_path / "other", **inputs)
     assert digests(other.out)["model.safetensors"] != digests(plain.out)["model.safetensors"]
+
+
+def test_what_is_watched_is_told_and_changes_no_byte(plain, inputs, tmp_path):
+    names = {name for _, values in plain.metrics_seen for name in values}
+    assert {"loss", "step_seconds/backward", "update_ratio/encoder.01", "grad_norm/tokens", "memory/gradients"} <= names
+    assert {"step_data_seconds", "step_communication_seconds", "memory/optimizer_state"} <= set(plain.timings)
+    assert [name for name in plain.files if name.endswith(".html")] == [
+        f"samples/step-{step:08d}.html" for step in (8, 16, 24, 32, 40)
+    ]
+    samples = json.loads((plain.out / "samples.json").read_text())
+    last = [piece for row in samples[-1]["samples"] for piece in row["pieces"] if isinstance(piece, dict)]
+    assert sum(piece["top"][0][0] == piece["truth"] for piece in last) > len(last) / 3, "the model has learnt to count"
+    rows = [json.loads(line) for line in (plain.out / "updates.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    unwatched = Runtime(layer_updates=0, samples=0, profile_steps="3:4")
+    other = run_stage(task(runtime=unwatched), tmp_path / "other", **inputs)
+    assert list(other.files) == ["profile/trace.json.gz"]
+    kept = FILES - {"samples.json", "updates.jsonl"}
+    assert digests(other.out) == {name: digest for name, digest in digests(plain.out).items() if name in kept}
 
 
 class Interrupted(FolderContext):
