@@ -1,6 +1,6 @@
 """DeepSpeed under the loop: process group, optimizer, engine, and a clean exit.
 
-bf16 is torch's autocast around the model's forward, so weights, gradients, their reduction and the
+bf16 and fp16 are torch's autocast around the model's forward, so weights, gradients, their reduction and the
 optimizer stay in fp32 at every ZeRO stage: DeepSpeed's own bf16 mode keeps a second, rounded copy of
 the weights, and on CPU it fails at stage 3.
 """
@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from modeling.precision import autocast
 from modeling.schedule import LoopConfig
 from modeling.validation import scores
 
@@ -102,12 +103,11 @@ class ScaledLoss(nn.Module):
 
     def __init__(self, model: nn.Module, precision: str, device_type: str) -> None:
         super().__init__()
-        self.model, self.autocast, self.device_type = model, precision == "bf16", device_type
+        self.model, self.precision, self.device_type = model, precision, device_type
 
     def forward(self, batch: dict[str, Tensor], scale_K: Tensor | None, label_bytes: Tensor | None = None) -> Any:
         """The loss to differentiate, and the plain sums of losses [K] (detached)."""
-        # Autocast's cache of cast weights would save casts of tied matrices only, and holds memory.
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
+        with autocast(self.device_type, self.precision):
             if scale_K is None:
                 return scores(self.model, batch, label_bytes)
             loss_sum_K = self.model(batch).loss_sum.reshape(-1)

@@ -159,7 +159,7 @@ class _Run:
             "zero_stage": stepper.zero_stage,
             "parameters": sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in stepper.model.parameters()),
         }
-        self.progress = Progress()
+        self.progress = Progress(loss_scale=stepper.loss_scale)
         self.progress.clear_interval(len(stepper.parts))
         self.rates: list[float] = []
         self.checkpoints, self.checkpoint_seconds, self.validation_seconds = 0, 0.0, 0.0
@@ -206,6 +206,7 @@ class _Run:
             return 0
         step, progress = found
         self.progress = Progress(**progress)
+        self.stepper.loss_scale = self.progress.loss_scale
         self.best.resume(self.progress, self.hooks.note)
         self.hooks.note(f"continuing after step {step}")
         return step
@@ -234,11 +235,12 @@ class _Run:
             step=step + 1,
             loss=sum(weight * means[name] for name, weight in parts),
             learning_rate=learning_rate(self.loop, step),
-            grad_norm=done.grad_norm,
+            grad_norm=None if done.skipped else done.grad_norm,
             tokens=progress.tokens,
             tokens_per_second=rate,
             mfu=self.mfu_per_token * rate if self.mfu_per_token else None,
             parts=means if len(means) > 1 else {},
+            loss_scale=progress.loss_scale,
             step_seconds=self.watching.recent(),
             validation=validation,
         )

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling.precision import LossScale
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -19,24 +21,28 @@ class LogRecord:
     loss: float
     """Mean over the labels of the steps since the last record, nats; of several losses the weighted sum."""
     learning_rate: float
-    grad_norm: float
-    """Global gradient norm before clipping, at this step."""
+    grad_norm: float | None
+    """Global gradient norm before clipping, at this step; None: it overflowed fp16, and the step was skipped."""
     tokens: int
     """Tokens seen since step 0, padding excluded."""
     tokens_per_second: float = 0.0
     mfu: float | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
     """{name: mean} of a model's losses where it has several."""
+    loss_scale: LossScale | None = None
+    """fp16's, for the next step, and how many steps overflowed so far."""
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     """Median over the steps since the last record, by part (`modeling.step_clock`); on a GPU of this step alone."""
 
     validation: Mapping[str, float] = field(default_factory=dict)
     """What `modeling.validation.validate` gave, where this step was validated."""
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, Any]:
         kept = asdict(self)
-        for name in ("tokens_per_second", "mfu", "parts", "step_seconds", "validation"):
+        for name in ("tokens_per_second", "mfu", "parts", "step_seconds", "validation", "loss_scale"):
             del kept[name]
+        if self.loss_scale is not None:
+            kept |= {"loss_scale": self.loss_scale.scale, "skipped_steps": self.loss_scale.skipped_steps}
         return {**kept, **{f"loss_{name}": value for name, value in self.parts.items()}, **self.validation}
 
 
@@ -127,6 +133,11 @@ class Progress:
     """Steps done when it was measured."""
     waited: int = 0
     """Validations since then."""
+    loss_scale: LossScale | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss_scale, dict):  # as a checkpoint has it
+            self.loss_scale = LossScale(**self.loss_scale)
 
     def clear_interval(self, parts: int) -> None:
         """Begin a log interval, for so many losses."""

@@ -28,7 +28,9 @@ class LoopConfig(Config):
     eps: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.01, ge=0, description="decoupled; not on norms, biases and other vectors")
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; master weights are fp32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of matrix products; master weights are fp32"
+    )
     log_every_steps: int = Field(10, ge=1)
     validate_every_steps: int = Field(0, ge=0, description="validation loss on the way; 0: only at the end")
     patience: int = Field(0, ge=0, description="stop early after so many validations that are no better; 0: never")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from modeling.errors import NonFiniteLoss
 from modeling.heads.base import parts_of
+from modeling.precision import LossScale
 from modeling.schedule import LoopConfig
 from modeling.step_clock import StepClock
 
@@ -39,6 +40,8 @@ class Stepped:
     """Labels of each part."""
     tokens: float
     grad_norm: float
+    skipped: bool
+    """The gradients overflowed fp16: no weight has changed."""
     flags: list[float]
     """How many ranks raised each of the flags they came with."""
 
@@ -77,6 +80,7 @@ class Stepper:
         self.accumulation = int(engine_config["gradient_accumulation_steps"])
         self.zero_stage = int(engine_config["zero_optimization"]["stage"])
         self.parts = parts_of(model)
+        self.loss_scale = LossScale() if loop.precision == "fp16" else None
         self.clock = StepClock(device)
 
     def step(
@@ -95,7 +99,7 @@ class Stepper:
             around_update: entered when gradients are whole, left when the weights are new.
 
         Raises:
-            NonFiniteLoss: the loss or the gradient norm is NaN or infinite.
+            NonFiniteLoss: the loss or the gradient norm is NaN or infinite, and no loss scale is at fault.
         """
         self.clock.mark("other")
         sample_ids = rows.get(SAMPLE_IDS)
@@ -115,14 +119,17 @@ class Stepper:
             self.clock.mark("optimizer")
             grad_norm = self._update(learning_rate)
             self.clock.mark("other")
-        if not math.isfinite(grad_norm):
+        skipped = not math.isfinite(grad_norm)
+        if skipped and (self.loss_scale is None or self.loss_scale.scale <= 1):
             raise NonFiniteLoss(step, self._samples(step, sample_ids))
-        return Stepped(sums, counts, tokens, grad_norm, raised)
+        if self.loss_scale is not None:
+            self.loss_scale.update(skipped)
+        return Stepped(sums, counts, tokens, grad_norm, skipped, raised)
 
     def _backward(self, step: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
         """Forward and backward of all micro-batches; this rank's sums of losses."""
         rows = next(iter(batch.values())).shape[0]
-        factor = self.world_size * self.accumulation
+        factor = self.world_size * self.accumulation * self._begin_scaling()
         scale = torch.tensor(
             [weight * factor / max(count, 1) for (_, weight), count in zip(self.parts, counts, strict=True)],
             dtype=torch.float32,
@@ -146,17 +153,32 @@ class Stepper:
                 self.engine.step()  # DeepSpeed's own counter: updates nothing before the last micro-batch
         return [float(value) for value in total.tolist()]
 
+    def _begin_scaling(self) -> float:
+        """What this step's loss is multiplied by here; ZeRO's optimizers do it themselves, and divide again."""
+        if self.loss_scale is None:
+            return 1.0
+        if self.zero_stage == 0:
+            return self.loss_scale.scale
+        self.engine.optimizer.loss_scale = self.loss_scale.scale
+        return 1.0
+
     def _update(self, learning_rate: float) -> float:
-        """The optimizer's step; the global gradient norm before clipping."""
+        """The optimizer's step; the global gradient norm before clipping, not finite where gradients are not."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if self.zero_stage == 0:
+            if self.loss_scale is not None:
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self.loss_scale.scale)
             limit = self.loop.clip_norm or math.inf
             norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            if not math.isfinite(norm):
+                self.engine.optimizer.zero_grad(set_to_none=True)  # with no gradient the optimizer changes nothing
             self.engine.step()
             return norm
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())
+        return math.inf if self.engine.optimizer.overflow else float(self.engine.get_global_grad_norm())
 
     def _sum_over_ranks(self, *values: float) -> tuple[float, ...]:
         if self.world_size == 1:

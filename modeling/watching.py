@@ -19,6 +19,7 @@ from torch import nn
 from modeling.engine import full_weights
 from modeling.layer_updates import LayerUpdates
 from modeling.memory_use import largest, memory_use, peaks
+from modeling.precision import autocast
 from modeling.records import Hooks, Progress, Watch
 from modeling.step import Stepper
 from modeling.step_clock import PARTS
@@ -140,7 +141,7 @@ class Watching:
         try:
             with (
                 torch.inference_mode(),
-                torch.autocast(self.stepper.device.type, torch.bfloat16, enabled=self.stepper.loop.precision == "bf16"),
+                autocast(self.stepper.device.type, self.stepper.loop.precision),
             ):
                 return self.watch.sample(model)
         finally:

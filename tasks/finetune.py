@@ -44,7 +44,7 @@ class FinetuneLoop(Config):
     eps: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every_steps: int = Field(10, ge=1)
 
     def steps(self, examples: int) -> int:

@@ -71,7 +71,7 @@ def gradients(name: str, enabled: bool, dtype: torch.dtype | None) -> tuple[dict
     return {key: p.grad for key, p in model.named_parameters() if p.grad is not None}, sum(kept.values())
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_have_the_same_bytes_and_less_is_kept(name, dtype):
     (plain, much), (again, little) = (gradients(name, enabled, dtype) for enabled in (False, True))

@@ -1,0 +1,46 @@
+"""Number formats of matrix products: autocast for bf16 and fp16, and the scale that keeps fp16's gradients in range.
+
+Weights, their gradients, reductions and the optimizer are fp32 at every precision and ZeRO stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+FIRST_SCALE = 2.0**16
+GROWTH_STEPS = 2000
+"""After so many steps without overflow the scale doubles; at an overflow it halves (torch.amp.GradScaler's figures)."""
+
+
+def autocast(device_type: str, precision: str) -> torch.autocast:
+    """The context that a model's forward runs in."""
+    # Autocast's cache of cast weights would save casts of tied matrices only, and holds memory.
+    return torch.autocast(device_type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
+
+
+@dataclass
+class LossScale:
+    """Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2): part of a checkpoint.
+
+    fp16 ends at 65,504 and at 6e-8. A loss times the scale has gradients in the middle of that; they are divided by it
+    in fp32. Where one overflows, the step is skipped, and the next ones have half the scale. Powers of two are exact.
+    """
+
+    scale: float = FIRST_SCALE
+    good_steps: int = 0
+    """Since the scale changed last."""
+    skipped_steps: int = 0
+    """Since the first step."""
+
+    def update(self, overflow: bool) -> None:
+        """Take note of a step."""
+        if overflow:
+            self.scale, self.good_steps, self.skipped_steps = self.scale / 2, 0, self.skipped_steps + 1
+            return
+        self.good_steps += 1
+        if self.good_steps == GROWTH_STEPS:
+            self.scale, self.good_steps = self.scale * 2, 0
