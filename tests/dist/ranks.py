@@ -73,9 +73,13 @@ def train(
     die_at: int = -1,
     die_rank: int = 0,
     watched: bool = False,
+    batch_size: int = BATCH,
+    activation_checkpointing: bool = False,
+    placement: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
 
+    placement: further arguments of `engine_config`.
     die_at: the step before whose batch the rank `die_rank` is killed (SIGKILL), in its first life.
     """
     import numpy as np
@@ -99,7 +103,7 @@ def train(
     model = LanguageModel(config, pairs=pairs)
     loop = LoopConfig(
         steps=steps,
-        batch_size=BATCH,
+        batch_size=batch_size,
         peak_lr=peak_lr,
         eps=eps,
         weight_decay=weight_decay,
@@ -108,7 +112,7 @@ def train(
         log_every_steps=2 if checkpoints else 1,
         validate_every_steps=validate_every,
     )
-    rows = rank_rows(BATCH, rank, world_size)
+    rows = rank_rows(batch_size, rank, world_size)
     notes: list[str] = []
 
     def next_batch(step: int) -> dict[str, np.ndarray]:
@@ -122,13 +126,15 @@ def train(
         loop,
         next_batch,
         engine_config=engine_config(
-            batch_size=BATCH,
+            batch_size=batch_size,
             world_size=world_size,
             length_tokens=LENGTH,
             zero_stage=stage,
             micro_batch=micro_batch,
             clip_norm=clip_norm,
+            **(placement or {}),
         ),
+        activation_checkpointing=activation_checkpointing,
         runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
         checkpoint_dir=folder / "scratch" if checkpoints else None,
         hooks=Hooks(note=notes.append),
