@@ -27,9 +27,9 @@ def fail(message: str) -> None:
 
 def main() -> None:
     """Entry point: exit codes 0 done, 1 a stage failed, 2 the call or config is wrong, 130 interrupted."""
-    from pipelines import cli_care, cli_model, cli_read, cli_run
+    from pipelines import cli_care, cli_model, cli_read, cli_run, cli_scaling
 
-    for module in (cli_run, cli_read, cli_model, cli_care):
+    for module in (cli_run, cli_read, cli_model, cli_scaling, cli_care):
         module.add(app)
 
     try:

@@ -186,6 +186,8 @@ def test_help_lists_every_command_of_the_contract(command: Any) -> None:
         "generate",
         "fill",
         "export",
+        "fit",
+        "budget",
     ]:
         assert f"  {name} " in text
     settings = json.loads(command("recipes", "bert", "--json").stdout)

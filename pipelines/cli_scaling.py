@@ -1,0 +1,243 @@
+"""Commands of scaling laws: fit, budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli_options import JsonOption, StoreOption, show_json
+
+
+def _column(name: str, text: str) -> Any:
+    return typer.Option(f"--{name}", metavar="COLUMN", help=f"{text} [default: {name.replace('-', '_')}]")
+
+
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", metavar="COLUMN=VALUE", help="Only rows with this value (* stands for any text); repeatable."
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="FILE.yaml", help="Node types for time and cost. [default: ./ray_config.yaml]"),
+]
+
+
+def fit(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.csv", help="Measurements: params, tokens, loss; or flops for one.")
+    ],
+    approach: Annotated[
+        str,
+        typer.Option("--approach", metavar="1|2|3|all", help="Also kaplan, over-training, data-constrained."),
+    ] = "all",
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", metavar="N", min=0, help="Resamples for the intervals.")
+    ] = 4000,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the resamples.")] = 0,
+    params: Annotated[str, _column("params", "Parameters of the model.")] = "params",
+    tokens: Annotated[str, _column("tokens", "Tokens it was trained on, all epochs.")] = "tokens",
+    loss: Annotated[str, _column("loss", "Its loss.")] = "loss",
+    flops: Annotated[str, _column("flops", "Training compute.")] = "flops",
+    unique_tokens: Annotated[str, _column("unique-tokens", "Tokens without repetition.")] = "unique_tokens",
+    run: Annotated[str, _column("run", "Whose training curve a row is on.")] = "run",
+    where: WhereOption = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out rows that hold no positive number, with a warning.")
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Write fit.json and the pictures there, too.")
+    ] = None,
+    tracking: Annotated[
+        str | None, typer.Option("--tracking", metavar="URI", help="MLflow; off: none. [default: SQLite in the store]")
+    ] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fit scaling laws to measurements: Chinchilla's three approaches, Kaplan's forms, with intervals."""
+    import os
+
+    from pipelines.fits import open_tracker, track, write_folder
+    from tasks.scaling.fit import as_json, fit_all, fit_names
+    from tasks.scaling.points import Columns, read_points
+
+    columns = Columns(params, tokens, loss, flops, unique_tokens, run)
+    points = read_points(file, columns, where or (), skip_invalid=skip_invalid)
+    names = fit_names(approach, points)
+    tracker = open_tracker(tracking or os.environ.get("TRIPTYCH_TRACKING"), store)
+    found, refused = fit_all(points, names, bootstrap=bootstrap, seed=seed)
+    result = as_json(points, found, refused)
+    drawn: list[tuple[str, bytes]] = []
+    if tracker or out:
+        from tasks.scaling.plots import pictures
+
+        drawn = list(pictures(points, found))
+    if out:
+        write_folder(Path(out).expanduser(), result, drawn)
+    tracked = ""
+    if tracker:
+        settings = {
+            "file": file,
+            "approach": approach,
+            "bootstrap": bootstrap,
+            "seed": seed,
+            "where": list(where or ()),
+        }
+        tracked = track(tracker, points, settings | {"columns": columns._asdict()}, result, drawn)
+    if json:
+        show_json(result)
+        return
+    from pipelines.display_scaling import fit_lines
+
+    for line in fit_lines(points, result):
+        typer.echo(line)
+    if out:
+        typer.echo(f"\nin {out}: fit.json, {', '.join(name for name, _ in drawn)}")
+    if tracked:
+        typer.echo(f"\nMLflow run {tracked} (triptych ui)")
+
+
+def budget(
+    flops: Annotated[float | None, typer.Option("--flops", metavar="C", help="Training compute, such as 1e21.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Such as h100, a100, l4.")] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="How many GPUs.")] = 1,
+    days: Annotated[float | None, typer.Option("--days", metavar="D", help="For how long.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", metavar="H", help="For how long; adds to --days.")] = None,
+    money: Annotated[
+        float | None, typer.Option("--money", metavar="M", help="What may be spent, with --gpu, --price.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", metavar="P", help="What one GPU costs you an hour.")] = None,
+    mfu: Annotated[
+        float, typer.Option("--mfu", metavar="SHARE", help="Share of the GPU's peak that training reaches.")
+    ] = 0.4,
+    precision: Annotated[str, typer.Option("--precision", metavar="bf16|fp16|fp32", help="Whose peak.")] = "bf16",
+    law: Annotated[
+        str | None,
+        typer.Option(
+            "--law",
+            metavar="NAME",
+            help="chinchilla, chinchilla-1, -2, -3, epoch, kaplan; all. [default: epoch, chinchilla]",
+        ),
+    ] = None,
+    fitted: Annotated[
+        str | None,
+        typer.Option("--fit", metavar="FILE", help="Your own law: a CSV file to fit, or what `fit --json` printed."),
+    ] = None,
+    approach: Annotated[str, typer.Option("--approach", metavar="1|2|3", help="Of --fit.")] = "3",
+    where: WhereOption = None,
+    cluster: ClusterOption = None,
+    node_price: Annotated[
+        list[str] | None,
+        typer.Option("--node-price", metavar="NODE=USD", help="What a node type costs you an hour; repeatable."),
+    ] = None,
+    architecture: Annotated[
+        str,
+        typer.Option(
+            "--architecture", metavar="NAME", help="Of the nearest preset: encoder, decoder, encoder-decoder."
+        ),
+    ] = "decoder",
+    table: Annotated[
+        bool, typer.Option("--table", help="What the budgets of well-known models should have bought.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what a budget buys: the compute-optimal model and data, over-trained ones, time and cost."""
+    from pipelines.display_scaling import budget_lines, table_lines
+    from tasks.scaling.budget import budget_of, plan_budget
+    from tasks.scaling.budget import table as table_of
+
+    laws = _laws(law, fitted, approach, where)
+    if table:
+        rows = table_of(laws)
+        if json:
+            show_json(rows)
+        else:
+            for line in table_lines(rows):
+                typer.echo(line)
+        return
+    spent = budget_of(
+        flops=flops,
+        gpu=gpu,
+        count=count,
+        days=days,
+        hours=hours,
+        money=money,
+        price=price,
+        mfu=mfu,
+        precision=precision,
+    )
+    machines = _machines(cluster)
+    prices = _prices(node_price, [m.name for m in machines])
+    _check_architecture(architecture)
+    found = [plan_budget(each, spent, machines=machines, prices=prices, architecture=architecture) for each in laws]
+    if json:
+        show_json(found[0] if len(found) == 1 else {each["law"]: each for each in found})
+        return
+    for line in budget_lines(found):
+        typer.echo(line)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _laws(name: str | None, fitted: str | None, approach: str, where: list[str] | None) -> list[Any]:
+    from cluster.errors import BadConfig
+    from tasks.scaling.published import LAWS, published
+
+    if fitted is None:
+        names = list(LAWS) if name == "all" else [name] if name else ["epoch", "chinchilla"]
+        return [published(each) for each in names]
+    if approach not in ("1", "2", "3"):
+        raise BadConfig(f"--approach {approach!r} does not say which size is optimal", "known: 1, 2, 3")
+    from tasks.scaling.fit import fit_all
+    from tasks.scaling.laws import law_of, read_law
+    from tasks.scaling.points import Columns, read_points
+
+    path = Path(fitted).expanduser()
+    if path.suffix.lower() == ".json":
+        own = read_law(path, approach)
+    else:
+        points = read_points(path, Columns(), where or ())
+        found, _ = fit_all(points, [f"approach_{approach}"])
+        own = law_of(found[f"approach_{approach}"], fitted, float(points.flops.max()))
+    return [own, *([published(name)] if name and name != "all" else [])]
+
+
+def _machines(cluster: str | None) -> list[Any]:
+    from cluster.machines import read_cluster
+
+    path = Path(cluster or "ray_config.yaml").expanduser()
+    return read_cluster(path) if cluster or path.is_file() else []
+
+
+def _prices(words: list[str] | None, known: list[str]) -> dict[str, float]:
+    from cluster.errors import BadConfig
+
+    prices = {}
+    for word in words or ():
+        name, _, value = word.partition("=")
+        try:
+            prices[name] = float(value)
+        except ValueError:
+            raise BadConfig(f"--node-price {word!r} is not of the form NODE=USD") from None
+        if name not in known:
+            raise BadConfig(
+                f"--node-price {word!r}: no such node type", f"known: {', '.join(known) or 'none; give --cluster'}"
+            )
+    return prices
+
+
+def _check_architecture(name: str) -> None:
+    from cluster.errors import BadConfig
+
+    if name not in (known := ("encoder", "decoder", "encoder-decoder", "prefix-lm")):
+        raise BadConfig(f"--architecture {name!r} is not known", f"known: {', '.join(known)}")
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands of this module into the application."""
+    for command in (fit, budget):
+        app.command()(command)

@@ -1,0 +1,161 @@
+"""A fitted or published law as what a budget asks of it: the optimal model and data, the loss, and how sure that is.
+
+Two kinds. A *surface* L = E + A/N^α + B/D^β predicts the loss of any model; its optimum for C = 6·N·D is closed
+(Hoffmann et al. 2022, equation 4). A *line* N_opt = k·C^a (approaches 1 and 2, Kaplan et al.) knows optimal models
+only.
+Every law carries draws of its parameters: bootstrap resamples, or what a paper's intervals say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.errors import BadConfig, BadData
+from tasks.scaling.estimate import Fit
+
+DRAWN = 4000
+"""Draws from a covariance."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law. `values` are its best parameters, `draws` arrays of the same names; empty: no interval is known."""
+
+    name: str
+    source: str
+    values: Mapping[str, float]
+    draws: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    counts: str = "all parameters"
+    """What its N counts."""
+    largest_flops: float | None = None
+    """Of the models it was fitted to: beyond, it extrapolates."""
+    loss_line: tuple[float, float] | None = None
+    """(C_c, α) of L = (C_c/C)^α at the optimum, of a law that has no surface."""
+
+    @property
+    def has_surface(self) -> bool:
+        return "alpha" in self.values
+
+    def optimum(self, flops: float, values: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+        """Parameters and tokens of the compute-optimal model of a budget."""
+        v = self.values if values is None else values
+        if self.has_surface:
+            # with logarithms: A and B of a resample may be beyond what a product holds
+            total = v["alpha"] + v["beta"]
+            log_g = (np.log(v["alpha"]) + np.log(v["A"]) - np.log(v["beta"]) - np.log(v["B"])) / total
+            params = np.exp(log_g + v["beta"] / total * np.log(flops / 6))
+        else:
+            params = np.exp(np.log(v["k_N"]) + v["exponent_N"] * np.log(flops))
+        return params, flops / (6 * params)
+
+    def loss(self, params: Any, tokens: Any, values: Mapping[str, Any] | None = None) -> Any:
+        """Loss of a model; only of a surface."""
+        v = self.values if values is None else values
+        return v["E"] + v["A"] * params ** -v["alpha"] + v["B"] * tokens ** -v["beta"]
+
+    def optimal_loss(self, flops: float, values: Mapping[str, Any] | None = None) -> Any:
+        """Loss of the optimal model of a budget; None where the law predicts none."""
+        if self.has_surface:
+            return self.loss(*self.optimum(flops, values), values)
+        if self.loss_line is None:
+            return None
+        scale, exponent = self.loss_line
+        return (scale / flops) ** exponent
+
+    def tokens_for(self, params: Any, loss: Any, values: Mapping[str, Any] | None = None) -> Any:
+        """Tokens at which a model of so many parameters reaches a loss; inf where it never does."""
+        v = self.values if values is None else values
+        left = np.asarray(loss - v["E"] - v["A"] * np.asarray(params, float) ** -v["alpha"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(left > 0, (v["B"] / np.where(left > 0, left, 1.0)) ** (1 / v["beta"]), np.inf)
+
+    def interval(self, of: Any) -> list[float] | None:
+        """95 % of what `of(draws)` gives over the draws."""
+        if not self.draws:
+            return None
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            values = np.asarray(of(self.draws), dtype=float)
+        values = values[np.isfinite(values)]
+        return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) > 20 else None
+
+
+def law_of(fit: Fit, source: str, largest_flops: float) -> Law:
+    """The law that a fit found.
+
+    Raises:
+        BadConfig: a form that says nothing of the optimal size.
+    """
+    if fit.name in ("chinchilla", "approach_3"):
+        values, draws = dict(fit.params), {k: fit.draws[k] for k in fit.params if k in fit.draws}
+    elif fit.name in ("approach_1", "approach_2"):
+        values = {"k_N": fit.params["k_N"], "exponent_N": fit.derived["exponent_N"]}
+        draws = {k: fit.draws[k] for k in values if k in fit.draws}
+    else:
+        raise BadConfig(f"a fit of {fit.name} does not say which size is optimal", "take approach 1, 2 or 3")
+    return Law(fit.name, source, values, draws, largest_flops=largest_flops)
+
+
+def covariance(fit: Fit) -> dict[str, Any] | None:
+    """The resamples in short, for `--json`: mean and covariance of the parameters, prefactors as logarithms."""
+    names = [n for n in (*fit.params, "exponent_N") if n in fit.draws and (n != "exponent_N" or "k_N" in fit.params)]
+    if not names:
+        return None
+    columns = []
+    for name in names:
+        column = fit.draws[name]
+        columns.append(np.log(np.maximum(column, 1e-300)) if _is_prefactor(name) else column)
+    table = np.stack(columns)
+    table = table[:, np.isfinite(table).all(0)]
+    return {"names": [f"log_{n}" if _is_prefactor(n) else n for n in names], "matrix": np.cov(table).tolist()}
+
+
+def _is_prefactor(name: str) -> bool:
+    return name in ("A", "B", "a", "b", "k_N", "k_D", "R_D", "R_N") or name.endswith("_c")
+
+
+def read_law(path: Path, approach: str = "3") -> Law:
+    """A law from what `triptych fit --json` printed.
+
+    Raises:
+        BadData: no such file, or it holds no fit of that approach.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        part = found[f"approach_{approach}"]
+        params = part["params"]
+    except OSError as error:
+        raise BadData(
+            f"{path}: {error.strerror or error}", "give a CSV file, or what `triptych fit --json` printed"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise BadData(
+            f"{path} holds no fit of approach {approach}", "write it with: triptych fit FILE.csv --json > FIT.json"
+        ) from None
+    if "alpha" in params:
+        values = {k: float(params[k]) for k in ("E", "A", "B", "alpha", "beta")}
+    else:
+        values = {"k_N": float(params["k_N"]), "exponent_N": float(part["exponent_N"])}
+    draws = _draw(values, part.get("covariance"))
+    return Law(f"approach_{approach}", str(path), values, draws, largest_flops=part.get("largest_flops"))
+
+
+def _draw(values: Mapping[str, float], found: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """Normal draws about the values."""
+    if not found:
+        return {}
+    names = list(found["names"])
+    rows = [i for i, n in enumerate(names) if n.removeprefix("log_") in values]
+    matrix = np.asarray(found["matrix"], dtype=float)[np.ix_(rows, rows)]
+    centre = [np.log(values[names[i][4:]]) if names[i].startswith("log_") else values[names[i]] for i in rows]
+    rng = np.random.Generator(np.random.Philox(0))
+    drawn = rng.multivariate_normal(centre, matrix, size=DRAWN, method="svd").T
+    return {
+        names[i].removeprefix("log_"): np.exp(column) if names[i].startswith("log_") else column
+        for i, column in zip(rows, drawn, strict=True)
+    }

@@ -1,0 +1,112 @@
+"""`triptych fit` and `triptych budget` as a user types them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import main
+from tests.tasks.scaling_data import EXPONENT_N, TRUE, isoflops
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    points = isoflops()
+    path = tmp_path / "points.csv"
+    rows = zip(points.params, points.tokens, points.loss, strict=True)
+    path.write_text("N,D,set,loss\n" + "".join(f"{n},{d},web,{loss}\n" for n, d, loss in rows))
+    return path
+
+
+NAMES = ("--params", "N", "--tokens", "D")
+
+
+def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, csv: Path, tmp_path: Path) -> None:
+    done = command("fit", csv.name, *NAMES, "--bootstrap", "100", "--json", "--out", "out", "--store", "store")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    three = result["approach_3"]
+    assert set(three["params"]) == {"E", "A", "B", "alpha", "beta"}
+    assert three["ci95"]["alpha"][0] < TRUE["alpha"] < three["ci95"]["alpha"][1]
+    for name in ("approach_1", "approach_2", "approach_3"):
+        low, high = result[name]["ci95"]["exponent_N"]
+        assert low < EXPONENT_N < high and {"objective", "se", "warnings", "exponent_D"} <= set(result[name])
+    assert json.loads((tmp_path / "out" / "fit.json").read_text()) == result
+    for name in ("isoflop", "envelope", "contours", "allocation", "residuals-approach_3"):
+        assert (tmp_path / "out" / f"{name}.svg").read_text().startswith("<?xml")
+    with sqlite3.connect(tmp_path / "store" / "mlflow.db") as base:
+        assert base.execute("select name, status from runs").fetchall() == [("points", "FINISHED")]
+        found = dict(base.execute("select key, value from metrics where key like 'approach_3.%'"))
+        assert found["approach_3.alpha"] == three["params"]["alpha"] and "approach_3.alpha.low" in found
+        assert base.execute("select digest from datasets").fetchone()[0] == three["digest"]
+    assert len(list((tmp_path / "store").rglob("plots/*.svg"))) >= 5
+    # a law of one's own
+    plan = json.loads(command("budget", "--flops", "1e22", "--fit", "out/fit.json", "--json").stdout)
+    assert plan["optimum"]["params_ci95"][0] < plan["optimum"]["params"] < plan["optimum"]["params_ci95"][1]
+    assert plan["over_trained"] and plan["nearest_preset"]["name"].startswith("gpt3")
+
+
+def test_fit_for_a_person(command: Any, csv: Path) -> None:
+    done = command("fit", csv.name, *NAMES, "--approach", "3", "--bootstrap", "50", "--tracking", "off")
+    assert done.returncode == 0, done.stderr
+    assert "alpha" in done.stdout and "starts at the optimum" in done.stdout and "approach_1" not in done.stdout
+
+
+def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "ray_config.yaml").write_text(
+        "max_workers: 4\nhead_node_type: head\navailable_node_types:\n  head: {}\n"
+        "  gpus: { resources: { GPU: 8 }, max_workers: 2, labels: { ray.io/accelerator-type: H100 } }\n"
+    )
+    words = ("budget", "--gpu", "h100", "--count", "8", "--days", "3", "--node-price", "gpus=30")
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "8 H100 for 72 hours" in done.stdout and "3.0 days (1.5 on 2), 2,160 USD" in done.stdout
+    assert "epoch" in done.stdout and "chinchilla-1" in done.stdout and "nearest     gpt3-2.7B" in done.stdout
+    table = command("budget", "--table", "--law", "chinchilla").stdout
+    assert "Gopher" in table and "63.5B / 1.32T" in table
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "gone.csv"), ["gone.csv", "No such file"]),
+        (("fit", "points.csv"), ["none of params, tokens and flops", "--params"]),
+        (("fit", "points.csv", "--params", "N", "--tokens", "T"), ["no column 'T'"]),
+        (("fit", "points.csv", *NAMES, "--approach", "4"), ["--approach '4'", "1, 2, 3"]),
+        (("fit", "points.csv", *NAMES, "--where", "set=wiki"), ["leaves no row", "web"]),
+        (("fit", "points.csv", *NAMES, "--tracking", "http://127.0.0.1:1"), ["127.0.0.1:1"]),
+        (("fit", "line.csv"), ["approach_3: params and tokens move together"]),
+        (("fit", "few.csv"), ["3 points cannot tell 5 parameters"]),
+        (("budget",), ["0 budgets are given"]),
+        (("budget", "--gpu", "h1oo", "--days", "1"), ["unknown GPU 'h1oo'"]),
+        (("budget", "--flops", "1e21", "--law", "gpt"), ["--law 'gpt' is not known"]),
+        (("budget", "--flops", "1e21", "--fit", "gone.json"), ["gone.json"]),
+        (("budget", "--flops", "1e21", "--cluster", "gone.yaml"), ["gone.yaml"]),
+        (("budget", "--flops", "1e21", "--node-price", "gpu=2"), ["no such node type"]),
+        (("budget", "--flops", "1e21", "--architecture", "rnn"), ["--architecture 'rnn'"]),
+    ],
+)
+def test_mistakes_are_named(
+    csv: Path,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "line.csv").write_text(
+        "params,tokens,loss\n" + "".join(f"{10**k},{20 * 10**k},{5 - 0.1 * k}\n" for k in range(4, 12))
+    )
+    (tmp_path / "few.csv").write_text("params,tokens,loss\n1e8,2e9,3\n2e8,3e9,2.9\n4e8,5e9,2.8\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["triptych", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: "), error
+    for part in said:
+        assert part in error, error
