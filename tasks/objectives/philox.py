@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-_M = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
-_W = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
+_M0, _M1 = np.array(0xD2511F53, dtype=np.uint64), np.array(0xCD9E8D57, dtype=np.uint64)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _COUNTERS_AT_ONCE = 1 << 14  # their words stay in the cache
 _HIGH = 1 if sys.byteorder == "little" else 0  # where a word of 64 bits has its high half
@@ -32,39 +32,51 @@ def philox4x32(
         Four uint64 arrays of 32-bit values, of the counters' common shape.
     """
     shape = np.broadcast_shapes(*(np.shape(c) for c in counter))
-    even, odd = np.empty((2, *shape), dtype=np.uint64), np.empty((2, *shape), dtype=np.uint64)
-    even[0], odd[0], even[1], odd[1] = counter
-    even, odd = _rounds(even, odd, key)
-    return even[0].astype(np.uint64), odd[0].astype(np.uint64), even[1].astype(np.uint64), odd[1].astype(np.uint64)
+    counters = np.empty((4, *shape), dtype=np.uint64)
+    for word, given in zip(counters, counter, strict=True):
+        word[...] = given
+    words = _rounds(counters.reshape(4, -1), key)
+    return tuple(word.reshape(shape).astype(np.uint64) for word in words)  # type: ignore[return-value]
 
 
-def _rounds(even: np.ndarray, odd: np.ndarray, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """All rounds: words 0 and 2 of the counters [2, …], and words 1 and 3, as strided uint32; overwrites the given.
+def _rounds(counters_4N: np.ndarray, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The four words of each counter, strided uint32 [N]; the counters' memory is used for them.
 
-    The first pair is multiplied, the second is not: kept apart, since for a small batch each numpy call costs as much
-    as its work. For the same reason a product's halves are not taken out of it but looked at where they are: the low
-    ones are the next second pair, so there are two products, written by turns.
+    For a small batch each numpy call costs as much as its work. So a product's halves are not taken out of it but
+    looked at where they are: the low ones are the next words 1 and 3. And words 0 and 2 are apart, of one dimension
+    each: numpy then runs its simplest loop.
     """
-    multiplier, keys = _constants(key, even.ndim)
-    products = np.empty((2, *even.shape), dtype=np.uint64)
-    halves = products[:, ::-1].view(np.uint32)
-    high, low = halves[..., _HIGH::2], halves[..., 1 - _HIGH :: 2]
-    first, second = (of.view(np.uint32)[..., 1 - _HIGH :: 2] for of in (even, odd))  # the other halves are 0
-    for turn, round_key in enumerate(keys):
-        now = turn & 1
-        np.multiply(even, multiplier, out=products[now])
-        np.bitwise_xor(high[now], second, out=first)
-        np.bitwise_xor(first, round_key, out=first)
-        second = low[now]
-    return first, second
+    first, second, third, fourth = counters_4N
+    products = np.empty((4, counters_4N.shape[1]), dtype=np.uint64)
+    halves = products.view(np.uint32)
+    high, low = halves[:, _HIGH::2], halves[:, 1 - _HIGH :: 2]
+    first_low, second, third_low, fourth = (
+        word.view(np.uint32)[1 - _HIGH :: 2] for word in (first, second, third, fourth)
+    )  # their high halves are 0
+    turns = [(*products[turn : turn + 2], *high[turn : turn + 2], *low[turn : turn + 2]) for turn in (0, 2)] * 5
+    multiply, xor = np.multiply, np.bitwise_xor
+    for (key_0, key_1), turn in zip(_round_keys(key), turns, strict=True):
+        product_0, product_2, high_0, high_2, low_0, low_2 = turn
+        multiply(first, _M0, product_0)
+        multiply(third, _M1, product_2)
+        xor(high_2, second, first_low)
+        xor(first_low, key_0, first_low)
+        xor(high_0, fourth, third_low)
+        xor(third_low, key_1, third_low)
+        second, fourth = low_2, low_0
+    return first_low, second, third_low, fourth
 
 
 @lru_cache(maxsize=16)
-def _constants(key: tuple[int, int], dimensions: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    shape = (2,) + (1,) * (dimensions - 1)
-    rounds = np.arange(10, dtype=np.uint64)[:, None]
-    keys = ((np.array(key, dtype=np.uint64) + rounds * _W) & _LOW).astype(np.uint32)
-    return _M.reshape(shape), [each.reshape(shape) for each in keys]
+def _round_keys(key: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of ten rounds, 0-dimensional uint32: numpy need not convert them."""
+    return [
+        (
+            np.array((key[0] + n * _W0) & 0xFFFFFFFF, dtype=np.uint32),
+            np.array((key[1] + n * _W1) & 0xFFFFFFFF, np.uint32),
+        )
+        for n in range(10)
+    ]
 
 
 def sample_words(seed: int, epochs_B: np.ndarray, indices_B: np.ndarray, count: int, stream: int = 0) -> np.ndarray:
@@ -83,15 +95,14 @@ def sample_words(seed: int, epochs_B: np.ndarray, indices_B: np.ndarray, count: 
     index, epoch = indices_B.astype(np.uint64)[:, None], epochs_B.astype(np.uint64)[:, None]
     low, high = index & _LOW, index >> _32
     key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
-    out = np.empty((B, blocks, 2, 2), dtype=np.uint64)
+    out = np.empty((B, blocks, 4), dtype=np.uint64)
     step = max(1, _COUNTERS_AT_ONCE // max(1, blocks))
     for first in range(0, B, step):
         rows = slice(first, min(B, first + step))
-        counters = np.empty((2, 2, rows.stop - first, blocks), dtype=np.uint64)
-        (even, odd) = counters
-        even[0], odd[0], even[1], odd[1] = block, low[rows], high[rows], epoch[rows]
-        even, odd = _rounds(even, odd, key)
-        out[rows, :, :, 0], out[rows, :, :, 1] = even.transpose(1, 2, 0), odd.transpose(1, 2, 0)
+        counters = np.empty((4, rows.stop - first, blocks), dtype=np.uint64)
+        counters[0], counters[1], counters[2], counters[3] = block, low[rows], high[rows], epoch[rows]
+        for n, word in enumerate(_rounds(counters.reshape(4, -1), key)):
+            out[rows, :, n] = word.reshape(rows.stop - first, blocks)
     return out.reshape(B, blocks * 4)
 
 
