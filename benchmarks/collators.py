@@ -274,7 +274,7 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     for kind in ("masking", "span corruption"):
         for shape, found in results[kind].items():
             ratio, best = found["ratio, lists"], found["ratio, any form"]
-            met = "met" if ratio["median"] >= TARGET else "MISSED"
+            met = "met" if ratio["cpu"] >= TARGET else "MISSED"  # one thread: others at work disturb it less
             speeds = [found[name]["tokens_per_second"] / 1e6 for name in ("ours", ratio["peer"], best["peer"])]
             lines.append(
                 f"{kind}, {shape}: {speeds[0]:.1f} M tokens/s, {ratio['median']} times (cpu {ratio['cpu']}) "
