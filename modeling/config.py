@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -74,6 +74,9 @@ class Config(BaseModel):
     """A frozen, strict config section. Unknown keys are refused; registry names are checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+
+    one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Fields that stand for one another: what a scale gives of them gives way to what a user gives."""
 
     @field_validator("*", mode="after")
     @classmethod

@@ -21,6 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from modeling.optimizers.groups import make_optimizer
+from modeling.optimizers.partitions import OfWholeTensors, pieces_of
+from modeling.optimizers.settings import check_stage
 from modeling.precision import autocast
 from modeling.schedule import LoopConfig
 from modeling.validation import scores
@@ -114,23 +117,20 @@ class ScaledLoss(nn.Module):
         return (loss_sum_K * scale_K).sum(), loss_sum_K.detach()
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with decay; norms, biases and other vectors without (BERT)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.dim() >= 2]
-    vectors = [p for p in parameters if p.dim() < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
 def start_engine(model: nn.Module, loop: LoopConfig, engine_config: Mapping[str, Any], device: torch.device) -> Any:
-    """A DeepSpeed engine over `model`, with AdamW; rank 0's weights go to all ranks."""
+    """A DeepSpeed engine over `model`, with the loop's optimizer; rank 0's weights go to all ranks.
+
+    Raises ConfigError where the optimizer does not work at the ZeRO stage.
+    """
+    stage = int(engine_config["zero_optimization"]["stage"])
+    check_stage(loop.optimizer, stage)
     deepspeed = import_deepspeed()
     module = ScaledLoss(model, loop.precision, device.type).to(device)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, loop.weight_decay), lr=loop.peak_lr, betas=loop.betas, eps=loop.eps, fused=True
-    )
+    optimizer = make_optimizer(model, loop.optimizer, loop.peak_lr)
     with redirect_stdout(io.StringIO()):  # it prints that its op is built
         engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(engine_config))
+    if stage and isinstance(optimizer, OfWholeTensors):
+        optimizer.pieces = pieces_of(engine.optimizer, stage)
     engine.train()
     return engine
 

@@ -95,14 +95,18 @@ def count_by_group(parameters: Iterable[tuple[str, Iterable[int]]]) -> dict[str,
     """`parameter_counts` of names and shapes, such as those of `modeling.shapes`."""
     groups = dict.fromkeys(GROUPS, 0)
     for name, shape in parameters:
-        groups[_group(name.split("."))] += math.prod(shape)
+        groups[parameter_group(name)] += math.prod(shape)
     total = sum(groups.values())
     embeddings = groups["embedding"] + groups["position"] + groups["token_type"]
     return {**groups, "non_embedding": total - embeddings, "total": total}
 
 
-def _group(parts: list[str]) -> str:
-    """The group of a parameter by its path; trunks stand below `transformer`, `generator` or `bilstm`, or alone."""
+def parameter_group(name: str) -> str:
+    """Which of `GROUPS` a parameter is in, by its path.
+
+    Trunks stand below `transformer`, `discriminator`, `generator` or `bilstm`, or alone.
+    """
+    parts = name.split(".")
     while parts[0] in ("discriminator", "transformer", "generator", "bilstm", "encoder", "decoder"):
         parts = parts[1:]
     if parts[0] in _TRUNK_PARTS:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling.best import Best
+from modeling.budget import within_minutes
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, TrainingStopped
 from modeling.kernels import keep_freed_memory
@@ -49,9 +50,10 @@ def fit(
     watch: Watch | None = None,
     held_out: HeldOut | None = None,
 ) -> FitResult:
-    """Train `model` in place for `loop.steps` steps; every rank of the process group calls it.
+    """Train `model` in place, as long as `loop` says; every rank of the process group calls it.
 
     Args:
+        loop: resolved (`modeling.schedule.resolved`); a budget in minutes becomes steps here.
         model: a Trainable (`modeling.heads`), built from the same seed on every rank.
         next_batch: step → this rank's rows (`modeling.step.rank_rows`) of the global batch of that step. Keys as
             the model's forward wants them, and optionally `sample_ids`.
@@ -73,10 +75,10 @@ def fit(
         ConfigError: the batch cannot be divided among the ranks, or the settings cannot work together.
     """
     with _torch_settings(runtime), process_group() as (rank, world_size):
-        if loop.batch_size < world_size:
-            raise ConfigError(
-                f"loop.batch_size {loop.batch_size} is less than the {world_size} workers", "use fewer workers"
-            )
+        smallest = loop.batch_warmup_from or loop.batch_size
+        if smallest < world_size:
+            name = "batch_warmup_from" if loop.batch_warmup_from else "batch_size"
+            raise ConfigError(f"loop.{name} {smallest} is less than the {world_size} workers", "use fewer workers")
         trained = model
         if int(engine_config["zero_optimization"]["stage"]) == 3:
             import copy
@@ -88,10 +90,11 @@ def fit(
                 "hold some out (validation_share), or set it to 0",
             )
         device = device_of_rank()
+        hooks = hooks if hooks and rank == 0 else Hooks()
+        loop = within_minutes(model, loop, next_batch, engine_config, device, checkpoint_dir, hooks.note)
         engine = start_engine(trained, loop, engine_config, device)
         try:
             stepper = Stepper(engine, trained, loop, engine_config, rank, world_size, device)
-            hooks = hooks if hooks and rank == 0 else Hooks()
             watching = Watching(stepper, model, watch or Watch(), hooks)
             run = _Run(stepper, runtime, checkpoint_dir, hooks, flops_per_token, watching, held_out)
             with watching, recomputing(trained, activation_checkpointing):
@@ -167,6 +170,7 @@ class _Run:
 
     def train(self, next_batch: Callable[[int], Batch]) -> FitResult:
         first = self._resume()
+        self.progress.planned_steps = self.loop.steps
         self.last_checkpoint = self.last_log = time.monotonic()
         self.logged_tokens = self.progress.tokens
         for step in range(first, self.loop.steps):
@@ -208,6 +212,9 @@ class _Run:
         self.progress = Progress(**progress)
         self.stepper.loss_scale = self.progress.loss_scale
         self.best.resume(self.progress, self.hooks.note)
+        if self.progress.planned_steps and self.progress.planned_steps != self.loop.steps:
+            # a budget in minutes, of which nothing but the checkpoint is left
+            self.loop = self.stepper.loop = self.loop.model_copy(update={"steps": self.progress.planned_steps})
         self.hooks.note(f"continuing after step {step}")
         return step
 
@@ -243,6 +250,7 @@ class _Run:
             loss_scale=progress.loss_scale,
             step_seconds=self.watching.recent(),
             validation=validation,
+            planned_steps=self.loop.steps,
         )
         progress.clear_interval(len(parts))
         progress.history.append(record.row())
@@ -283,4 +291,5 @@ class _Run:
             validation_seconds=self.validation_seconds,
             best_step=self.progress.best_step,
             stopped_early=early,
+            planned_steps=self.loop.steps,
         )

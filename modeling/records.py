@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+NOT_IN_ROWS = ("tokens_per_second", "mfu", "parts", "step_seconds", "validation", "loss_scale", "planned_steps")
+
+
 @dataclass(frozen=True)
 class LogRecord:
     """Figures after `step` steps. `row()` is what goes into metrics.jsonl: no timings."""
@@ -36,10 +39,12 @@ class LogRecord:
 
     validation: Mapping[str, float] = field(default_factory=dict)
     """What `modeling.validation.validate` gave, where this step was validated."""
+    planned_steps: int = 0
+    """Steps of the whole run."""
 
     def row(self) -> dict[str, Any]:
         kept = asdict(self)
-        for name in ("tokens_per_second", "mfu", "parts", "step_seconds", "validation", "loss_scale"):
+        for name in NOT_IN_ROWS:
             del kept[name]
         if self.loss_scale is not None:
             kept |= {"loss_scale": self.loss_scale.scale, "skipped_steps": self.loss_scale.skipped_steps}
@@ -113,6 +118,8 @@ class FitResult:
     best_step: int = 0
     """Steps after which the validation loss was lowest; 0: never validated."""
     stopped_early: bool = False
+    planned_steps: int = 0
+    """Steps that the budget is; more than `step` only where it stopped early."""
 
 
 @dataclass
@@ -133,6 +140,8 @@ class Progress:
     """Steps done when it was measured."""
     waited: int = 0
     """Validations since then."""
+    planned_steps: int = 0
+    """Of the run: a budget in minutes is measured once."""
     loss_scale: LossScale | None = None
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from modeling.errors import NonFiniteLoss
 from modeling.heads.base import parts_of
 from modeling.precision import LossScale
-from modeling.schedule import LoopConfig
+from modeling.schedule import LoopConfig, batch_size_at, first_sample
 from modeling.step_clock import StepClock
 
 Batch = dict[str, np.ndarray]
@@ -78,6 +78,7 @@ class Stepper:
         self.engine, self.model, self.loop, self.device = engine, model, loop, device
         self.rank, self.world_size = rank, world_size
         self.accumulation = int(engine_config["gradient_accumulation_steps"])
+        self.micro_batch = int(engine_config["train_micro_batch_size_per_gpu"])
         self.zero_stage = int(engine_config["zero_optimization"]["stage"])
         self.parts = parts_of(model)
         self.loss_scale = LossScale() if loop.precision == "fp16" else None
@@ -129,6 +130,8 @@ class Stepper:
     def _backward(self, step: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
         """Forward and backward of all micro-batches; this rank's sums of losses."""
         rows = next(iter(batch.values())).shape[0]
+        micros = self._micro_batches(step)
+        # DeepSpeed divides by the accumulation of full batches, also where a step has fewer.
         factor = self.world_size * self.accumulation * self._begin_scaling()
         scale = torch.tensor(
             [weight * factor / max(count, 1) for (_, weight), count in zip(self.parts, counts, strict=True)],
@@ -136,12 +139,13 @@ class Stepper:
             device=self.device,
         )
         total = torch.zeros(len(counts), dtype=torch.float64, device=self.device)
-        for micro in range(self.accumulation):
-            low, high = rows * micro // self.accumulation, rows * (micro + 1) // self.accumulation
+        for micro in range(micros):
+            low, high = rows * micro // micros, rows * (micro + 1) // micros
             # A rank with fewer rows than micro-batches still takes part in every backward, with weight 0.
             part = {name: value[low : max(high, low + 1)] for name, value in batch.items()}
             # Dropout's masks: a function of seed, step, rank and micro-batch, nothing that went before.
             torch.manual_seed(_mix(self.loop.seed, step, self.rank, micro))
+            self.engine.set_gradient_accumulation_boundary(micro + 1 == micros)
             self.clock.mark("forward")
             loss, loss_sum = self.engine(part, scale if high > low else torch.zeros_like(scale))
             self.clock.mark("backward")
@@ -149,7 +153,7 @@ class Stepper:
             self.clock.mark("other")
             if high > low:
                 total += loss_sum.double()
-            if micro + 1 < self.accumulation:
+            if micro + 1 < micros:
                 self.engine.step()  # DeepSpeed's own counter: updates nothing before the last micro-batch
         return [float(value) for value in total.tolist()]
 
@@ -162,10 +166,15 @@ class Stepper:
         self.engine.optimizer.loss_scale = self.loss_scale.scale
         return 1.0
 
+    def _micro_batches(self, step: int) -> int:
+        """Micro-batches of a step, of the configured size at most; fewer while the batch warms up."""
+        rows = -(-batch_size_at(self.loop, step) // self.world_size)
+        return min(self.accumulation, -(-rows // self.micro_batch))
+
     def _update(self, learning_rate: float) -> float:
         """The optimizer's step; the global gradient norm before clipping, not finite where gradients are not."""
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_scale"]
         if self.zero_stage == 0:
             if self.loss_scale is not None:
                 for parameter in self.model.parameters():
@@ -189,8 +198,8 @@ class Stepper:
 
     def _samples(self, step: int, sample_ids: np.ndarray | None) -> list[int]:
         """Sample numbers of the step, of all ranks: which of them is at fault is for a closer look."""
-        rows = rank_rows(self.loop.batch_size, self.rank, self.world_size)
-        own = [step * self.loop.batch_size + row for row in rows] if sample_ids is None else sample_ids.tolist()
+        rows = rank_rows(batch_size_at(self.loop, step), self.rank, self.world_size)
+        own = [first_sample(self.loop, step) + row for row in rows] if sample_ids is None else sample_ids.tolist()
         everyone: list[list[int]] = [[] for _ in range(self.world_size)]
         dist.all_gather_object(everyone, own)
         return [sample for ids in everyone for sample in ids]

@@ -15,8 +15,10 @@ from cluster.machines import Machine, host_memory_bytes, local_gpus
 from modeling.activations import Workload
 from modeling.architecture import PRESETS, model_config
 from modeling.errors import ConfigError
+from modeling.flops import training_flops_per_token
 from modeling.hardware import gpu, gpu_of_device
 from modeling.memory import GIB, Memory, Placed, memory, most_rows
+from modeling.schedule import resolved
 from modeling.shapes import CLASSIFIER, count, parameter_shapes
 from pipelines.graph import Node
 from tasks.base import Runtime, Task
@@ -40,7 +42,7 @@ class Training:
         work: with the micro-batch as its rows.
         tokens_per_row: of both sides.
         batch_size: sequences of a step, over all workers.
-        steps: 0: it depends on the size of the data set.
+        steps: 0: it depends on the size of the data set, or on the time of a step.
         assumed: what had to be assumed, to be shown; empty: nothing.
     """
 
@@ -250,7 +252,9 @@ def _pretraining(task: Pretrain) -> Training | None:
         target,
         label_share(objective, int(task.examples.length_tokens), config.architecture),  # type: ignore[attr-defined]
     )
-    return _placed(task, work, assumed, task.loop, steps=task.loop.steps)
+    flops = training_flops_per_token(config, length, work.label_share, target_length=target, head=work.head)
+    steps = resolved(task.loop, row_tokens=length + target, flops_per_token=flops).steps
+    return _placed(task, work, assumed, task.loop, steps=steps)
 
 
 def _finetuning(task: Finetune) -> Training | None:

@@ -175,8 +175,21 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = No
     if scaled is not None:
         scale = given.get("scale", kind.model_fields["scale"].get_default())
         _merge(base, scaled(scale) if isinstance(scale, str) else {})
+    _give_way(kind, base, given)
     _merge(base, given)
     return validate(kind, base)
+
+
+def _give_way(kind: type[BaseModel], base: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Take out of `base` what `given` has other words for (`Config.one_of`): a budget in tokens for one in steps."""
+    for names in getattr(kind, "one_of", ()):
+        if any(name in given for name in names):
+            for name in names:
+                base.pop(name, None)
+    for name, field in kind.model_fields.items():
+        inner, below, above = field.annotation, base.get(name), given.get(name)
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(below, dict):
+            _give_way(inner, below, above if isinstance(above, Mapping) else {})
 
 
 def validate(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -16,6 +16,8 @@ from pydantic import Field, model_validator
 from cluster.errors import BadConfig, BadData
 from modeling.architecture import AnyModel
 from modeling.config import Config
+from modeling.optimizers.settings import AdamW, AnyOptimizer, check_stage
+from modeling.schedule import LoopConfig, Schedule
 from tasks.base import Context, Model, Task, Tokenizer
 from tasks.datasets import Dataset
 from tasks.pretrain import shape_of
@@ -23,7 +25,6 @@ from tasks.training import fit_on_rank, same_tokenizer, timings, train
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
-    from modeling.schedule import LoopConfig
     from tasks.downstream.encode import Encoder, Feature
     from tasks.downstream.spec import Row
 
@@ -39,10 +40,8 @@ class FinetuneLoop(Config):
     batch_size: int = Field(32, ge=1, description="sequences per optimizer step")
     peak_lr: float = Field(1e-3, gt=0)
     warmup_share: float = Field(0.1, ge=0, le=1, description="of the steps, linear from 0 to peak_lr")
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    schedule: Schedule = "linear"
+    optimizer: AnyOptimizer = AdamW()
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every_steps: int = Field(10, ge=1)
@@ -54,8 +53,6 @@ class FinetuneLoop(Config):
 
     def loop(self, examples: int, seed: int) -> LoopConfig:
         """The training loop's config for so many sequences."""
-        from modeling.schedule import LoopConfig
-
         steps = self.steps(examples)
         return LoopConfig(
             steps=steps,
@@ -63,9 +60,7 @@ class FinetuneLoop(Config):
             peak_lr=self.peak_lr,
             warmup_share=self.warmup_share,
             schedule=self.schedule,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
+            optimizer=self.optimizer,
             clip_norm=self.clip_norm,
             precision=self.precision,
             log_every_steps=self.log_every_steps,
@@ -98,6 +93,7 @@ class Finetune(Task):
 
     @model_validator(mode="after")
     def _possible(self) -> Finetune:
+        check_stage(self.loop.optimizer, self.runtime.zero_stage)
         if self.init is None and self.like is None and self.model is None:
             raise BadConfig(
                 "finetune: neither init nor model is given", "name a pretrained model or a shape for random weights"

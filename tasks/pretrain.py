@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from cluster.errors import BadConfig, BadData
 from modeling.architecture import AnyModel, preset
 from modeling.heads import HEADS
+from modeling.optimizers.settings import check_stage
 from modeling.schedule import LoopConfig
 from tasks.base import Artifact, Context, Examples, Model, Task, Tokenizer
 from tasks.objectives.settings import ObjectiveSettings, parse
@@ -26,6 +27,8 @@ from tasks.training import fit_on_rank, same_tokenizer, timings, train, write_wa
 if TYPE_CHECKING:
     from cluster.workers import RankContext
 
+SAMPLED_ROWS = 256
+"""Rows that the share of labels, for counting FLOPs, is taken from."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer-info.json")
 
 
@@ -56,6 +59,7 @@ class Pretrain(Task):
     @model_validator(mode="after")
     def _fits(self) -> Pretrain:
         """What can be known before anything runs: the objective fits the architecture, and its lengths fit."""
+        check_stage(self.loop.optimizer, self.runtime.zero_stage)
         objective = getattr(self.examples, "objective", None)
         if self.model is None and self.init is None:
             raise BadConfig("pretrain: neither init nor model is given", "name a model to go on from, or a shape")
@@ -146,6 +150,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
     from modeling.checkpoint import build_model, load_weights, save_model
     from modeling.flops import parameter_counts, training_flops_per_token
+    from modeling.schedule import BUDGETS, batch_size_at, first_sample, resolved
     from modeling.step import count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
     from tasks.held_out import held_out
@@ -158,15 +163,18 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     model = build_model(config, head)
     if payload["init"] is not None:
         load_weights(model, Path(payload["init"]))
-    rows = rank_rows(loop.batch_size, rank.rank, rank.world_size)
 
     def next_batch(step: int) -> dict[str, Any]:
-        return reader.batch(reader.indices(step * loop.batch_size + rows.start, len(rows)))
+        rows = rank_rows(batch_size_at(loop, step), rank.rank, rank.world_size)
+        return reader.batch(reader.indices(first_sample(loop, step) + rows.start, len(rows)))
 
-    first = {name: torch.from_numpy(array) for name, array in next_batch(0).items()}
+    sample = reader.batch(reader.indices(0, min(loop.batch_size, SAMPLED_ROWS)))  # the same on every rank
+    first = {name: torch.from_numpy(array) for name, array in sample.items()}
     label_share = float(model.count(first).reshape(-1)[0]) / max(1, count_tokens(first))
     lengths = [first[name].shape[1] if name in first else 0 for name in ("input_ids", "decoder_input_ids")]
     flops = training_flops_per_token(config, lengths[0], label_share, target_length=lengths[1], head=head)
+    budget = {name: getattr(loop, name) for name in BUDGETS if getattr(loop, name)}
+    loop = resolved(loop, row_tokens=sum(lengths), flops_per_token=flops)
     validation = sampler = None
     if reader.info["sequences"]["validation"]:
         split = ExampleReader(folder, "validation", payload["seed"], architecture)
@@ -204,7 +212,8 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     write_watched(out, result)
     parameters = parameter_counts(kept)
     note = {
-        "loop": loop.model_dump(mode="json"),
+        "loop": {**loop.model_dump(mode="json"), "steps": result.planned_steps},
+        "budget": budget,
         "seed": payload["seed"],
         "init": "random" if payload["init"] is None else "pretrained",
         "length_tokens": reader.length,

@@ -40,6 +40,8 @@ MOST_RANKS = 16
 def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
     """Run `work(payload, rank)` on the stage's workers and return what rank 0 returned.
 
+    `steps` is what is known of the budget before it begins; 0: nothing.
+
     Progress, metrics, notes and checkpoints that `fit_on_rank` emits go to `ctx` while it runs. The
     result's `timings`, if any, go to `ctx.timing`.
 
@@ -49,12 +51,16 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
     from cluster.workers import run_group
     from modeling.errors import TrainingStopped
 
+    planned = steps
+
     def on_event(event: dict[str, Any]) -> None:
+        nonlocal planned
         kind = event["kind"]
         if kind == "log":
+            planned = event["planned_steps"]
             values = {name: value for name, value in event["values"].items() if value is not None}
             ctx.metric(event["step"], values)
-            ctx.progress(event["step"], steps, "steps", loss=values["loss"], rate=values["tokens_per_second"])
+            ctx.progress(event["step"], planned, "steps", loss=values["loss"], rate=values["tokens_per_second"])
         elif kind == "measured":
             ctx.metric(event["step"], event["values"])
         elif kind == "file":
@@ -81,7 +87,7 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
             name=f"triptych-{uuid.uuid4().hex}",
         )
     except TrainingStopped as stopped:
-        raise Cancelled(f"cancelled after step {stopped.step} of {steps}") from None
+        raise Cancelled(f"cancelled after step {stopped.step} of {planned or '?'}") from None
     for name, value in result.get("timings", {}).items():
         ctx.timing(name, value)
     return result
@@ -108,7 +114,7 @@ def fit_on_rank(
     def on_log(record: Any) -> None:
         shown = {**record.row(), "tokens_per_second": record.tokens_per_second, "mfu": record.mfu}
         shown |= {f"step_seconds/{part}": seconds for part, seconds in record.step_seconds.items()}
-        rank.emit({"kind": "log", "step": shown.pop("step"), "values": shown})
+        rank.emit({"kind": "log", "step": shown.pop("step"), "planned_steps": record.planned_steps, "values": shown})
 
     def on_updates(step: int, layers: Mapping[str, Sequence[float]]) -> None:
         from modeling.layer_updates import FIGURES

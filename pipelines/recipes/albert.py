@@ -1,7 +1,6 @@
 """ALBERT (Lan et al. 2020): one layer's weights for all, factorised embeddings, n-gram masks, sentence order.
 
-`paper` is the published budget: 125,000 steps of 4,096 sequences of 512 tokens. The authors used LAMB at 1.76e-3;
-here it is AdamW, at the learning rate that RoBERTa used for such a batch.
+`paper` is the published run: 125,000 steps of 4,096 sequences of 512 tokens with LAMB at 1.76e-3, warm-up 3,125.
 """
 
 from __future__ import annotations
@@ -33,7 +32,13 @@ SCALES: dict[str, dict[str, Any]] = {
         tokenizer={"kind": "unigram-bert", "vocab_size": 30_000},
         objective={**OBJECTIVE, "mask_share": 1.0, "random_share": 0.0},
         examples={"length_tokens": 512, "masking": "static", "duplication": 10},
-        pretrain={"steps": 125_000, "batch_size": 4096, "peak_lr": 6e-4, "warmup_steps": 3125},
+        pretrain={
+            "steps": 125_000,
+            "batch_size": 4096,
+            "peak_lr": 1.76e-3,
+            "warmup_steps": 3125,
+            "optimizer": {"kind": "lamb", "bias_correction": False},
+        },
     ),
 }
 

@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2018): WordPiece, masked language modelling with 80/10/10, next-sentence prediction.
 
-`paper` is the published run: 1 M steps of 256 sequences of 512 tokens, lr 1e-4, warm-up 10,000, static masks with ten
-copies. (The authors trained nine tenths of the steps on sequences of 128.)
+`paper` is the published run: 1 M steps of 256 sequences of 512 tokens, lr 1e-4, warm-up 10,000, Adam without bias
+correction, static masks with ten copies. (The authors trained nine tenths of the steps on sequences of 128.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCALES: dict[str, dict[str, Any]] = {
             "batch_size": 256,
             "peak_lr": 1e-4,
             "warmup_steps": 10_000,
-            "betas": (0.9, 0.999),
+            "optimizer": {"kind": "adamw", "betas": (0.9, 0.999), "bias_correction": False},
         },
     ),
 }

@@ -34,8 +34,7 @@ SCALES: dict[str, dict[str, Any]] = {
             "peak_lr": 2.5e-4,
             "warmup_steps": 2000,
             "schedule": "cosine",
-            "betas": (0.9, 0.999),
-            "eps": 1e-8,
+            "optimizer": {"kind": "adamw", "betas": (0.9, 0.999), "eps": 1e-8},
         },
     ),
 }

@@ -35,9 +35,7 @@ SCALES: dict[str, dict[str, Any]] = {
             "warmup_steps": 715,
             "schedule": "cosine",
             "final_lr_fraction": 0.1,
-            "betas": (0.9, 0.95),
-            "eps": 1e-8,
-            "weight_decay": 0.1,
+            "optimizer": {"kind": "adamw", "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1},
         },
     ),
 }

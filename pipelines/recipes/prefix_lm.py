@@ -1,7 +1,7 @@
 """A prefix language model (Raffel et al. 2020, section 3.2): one stack that sees the first part of a text whole.
 
-`paper` is the budget of that section's table: 2^19 steps of 128 sequences of 512 tokens. The authors used Adafactor;
-here it is AdamW with linear decay.
+`paper` is the run of that section's table: 2^19 steps of 128 sequences of 512 tokens, Adafactor at
+1/√max(step, 10,000).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import dial, paper
+from pipelines.recipes.scale import PLACEMENT, dial, paper
 
 OBJECTIVE: dict[str, Any] = {"kind": "prefix"}
 SCALES: dict[str, dict[str, Any]] = {
@@ -27,7 +27,17 @@ SCALES: dict[str, dict[str, Any]] = {
         tokenizer={"kind": "unigram", "vocab_size": 32_100},
         objective=OBJECTIVE,
         examples={"length_tokens": 512},
-        pretrain={"steps": 524_288, "batch_size": 128, "peak_lr": 1e-3, "warmup_steps": 10_000},
+        pretrain={
+            "steps": 524_288,
+            "batch_size": 128,
+            "peak_lr": 1e-2,
+            "warmup_steps": 10_000,
+            "warmup_shape": "constant",
+            "schedule": "inverse-sqrt",
+            "optimizer": "adafactor",
+            "clip_norm": 0.0,  # Adafactor limits each tensor's update by itself
+        },
+        placement={**PLACEMENT["paper"], "zero_stage": 0},  # Adafactor needs whole tensors
     ),
 }
 

@@ -31,9 +31,7 @@ SCALES: dict[str, dict[str, Any]] = {
             "batch_size": 256,
             "peak_lr": 1e-4,
             "warmup_steps": 10_000,
-            "betas": (0.9, 0.999),
-            "eps": 1e-8,
-            "weight_decay": 0.1,
+            "optimizer": {"kind": "adamw", "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1},
         },
     ),
 }

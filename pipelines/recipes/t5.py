@@ -1,8 +1,8 @@
 """T5 (Raffel et al. 2020): an encoder-decoder that spells out what sentinels stand for.
 
 The block is T5 1.1's at every scale (pre-norm, relative positions, GEGLU, no biases, a head of its own): the Hub has a
-class for it. `paper` is the budget of the paper's baseline: 2^19 steps of 128 sequences of 512 tokens. The authors used
-Adafactor with an inverse square root of the step; here it is AdamW with linear decay.
+class for it. `paper` is the paper's baseline: 2^19 steps of 128 sequences of 512 tokens, Adafactor at
+1/√max(step, 10,000).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import dial, paper
+from pipelines.recipes.scale import PLACEMENT, dial, paper
 
 BLOCK: dict[str, Any] = {
     "norm": "rmsnorm",
@@ -40,7 +40,17 @@ SCALES: dict[str, dict[str, Any]] = {
         tokenizer={"kind": "unigram", "vocab_size": 32_100},
         objective=OBJECTIVE,
         examples={"length_tokens": 512},
-        pretrain={"steps": 524_288, "batch_size": 128, "peak_lr": 1e-3, "warmup_steps": 10_000},
+        pretrain={
+            "steps": 524_288,
+            "batch_size": 128,
+            "peak_lr": 1e-2,
+            "warmup_steps": 10_000,
+            "warmup_shape": "constant",
+            "schedule": "inverse-sqrt",
+            "optimizer": "adafactor",
+            "clip_norm": 0.0,  # Adafactor limits each tensor's update by itself
+        },
+        placement={**PLACEMENT["paper"], "zero_stage": 0},  # Adafactor needs whole tensors
     ),
 }
 

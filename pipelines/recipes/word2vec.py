@@ -13,6 +13,7 @@ from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
 from pipelines.recipes.scale import dial, features, paper
 
+STILL = {"kind": "adamw", "weight_decay": 0.0}  # decay would pull the vectors of rare words towards zero
 SCALES: dict[str, dict[str, Any]] = {
     **{
         scale: {
@@ -21,7 +22,7 @@ SCALES: dict[str, dict[str, Any]] = {
             "model": {"preset": "word2vec", "width": dial(scale)["model"]["width"]},
             "finetune": features(scale),
             # a row has no attention, so it may be long; the vectors are few parameters with much to see
-            "pretrain": {**dial(scale)["pretrain"], "peak_lr": 1e-2, "weight_decay": 0.0, "precision": "fp32"},
+            "pretrain": {**dial(scale)["pretrain"], "peak_lr": 1e-2, "optimizer": STILL, "precision": "fp32"},
         }
         for scale in ("cpu", "gpu", "base")
     },
@@ -30,7 +31,7 @@ SCALES: dict[str, dict[str, Any]] = {
         tokenizer={"kind": "wordpiece", "vocab_size": 30_522},
         objective={"kind": "skip-gram"},
         examples={"length_tokens": 1024},
-        pretrain={"steps": 90_000, "batch_size": 32, "peak_lr": 1e-3, "weight_decay": 0.0, "precision": "fp32"},
+        pretrain={"steps": 90_000, "batch_size": 32, "peak_lr": 1e-3, "optimizer": STILL, "precision": "fp32"},
     ),
 }
 

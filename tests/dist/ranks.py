@@ -64,8 +64,8 @@ def train(
     dropout: float = 0.0,
     preset: str = "modern-tiny",
     peak_lr: float = 1e-3,
-    eps: float = 1e-6,
-    weight_decay: float = 0.01,
+    optimizer: Any = "adamw",
+    batch_from: int = 0,
     clip_norm: float = 1.0,
     pairs: bool = False,
     checkpoints: bool = False,
@@ -80,6 +80,8 @@ def train(
     """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
 
     placement: further arguments of `engine_config`.
+    batch_from: rows of the first step; the batch grows over three full ones.
+
     die_at: the step before whose batch the rank `die_rank` is killed (SIGKILL), in its first life.
     """
     import numpy as np
@@ -91,7 +93,7 @@ def train(
     from modeling.heads.language import LanguageModel
     from modeling.loop import fit
     from modeling.records import Hooks, Watch
-    from modeling.schedule import LoopConfig
+    from modeling.schedule import LoopConfig, batch_size_at
     from modeling.step import rank_rows
     from modeling.validation import HeldOut
     from modeling.transformer import preset as make_config
@@ -105,20 +107,21 @@ def train(
         steps=steps,
         batch_size=batch_size,
         peak_lr=peak_lr,
-        eps=eps,
-        weight_decay=weight_decay,
+        optimizer=optimizer,
+        batch_warmup_from=batch_from,
+        batch_warmup_sequences=3 * batch_size if batch_from else 0,
         clip_norm=clip_norm,
         precision=precision,
         log_every_steps=2 if checkpoints else 1,
         validate_every_steps=validate_every,
     )
-    rows = rank_rows(batch_size, rank, world_size)
     notes: list[str] = []
 
     def next_batch(step: int) -> dict[str, np.ndarray]:
         if step == die_at and rank == die_rank:
             os.kill(os.getpid(), signal.SIGKILL)
         batch = global_batch(step, pairs)
+        rows = rank_rows(batch_size_at(loop, step), rank, world_size)
         return {key: value[rows.start : rows.stop] for key, value in batch.items()}
 
     result = fit(

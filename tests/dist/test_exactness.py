@@ -11,7 +11,23 @@ from modeling.transformer import preset
 from tests.dist.ranks import BATCH, LENGTH, VOCABULARY, global_batch, run_ranks, train
 
 # With this optimizer a step subtracts the gradient itself (to 1e-3 of it): lr · m / (√v + eps), lr = eps = 1e3.
-GRADIENT = {"steps": 1, "peak_lr": 1e3, "eps": 1e3, "weight_decay": 0.0, "clip_norm": 0.0, "preset": "bert-tiny"}
+PLAIN = {"kind": "adamw", "eps": 1e3, "weight_decay": 0.0}
+GRADIENT = {"steps": 1, "peak_lr": 1e3, "optimizer": PLAIN, "clip_norm": 0.0, "preset": "bert-tiny"}
+LAMB = {"kind": "lamb", "weight_decay": 0.1}
+STEPS = {
+    "uncorrected": {"optimizer": {"kind": "adamw", "bias_correction": False}},
+    "layers": {"optimizer": {"kind": "adamw", "layer_lr_decay": 0.5, "no_decay": ["vectors", "embeddings"]}},
+    "lamb": {"optimizer": LAMB, "peak_lr": 1e-2},
+    "lion": {"optimizer": "lion", "peak_lr": 1e-3},
+    "muon": {"optimizer": "muon", "peak_lr": 1e-2},
+    "adafactor": {"optimizer": "adafactor", "peak_lr": 1e-2},
+    "growing": {"batch_from": 2, "micro_batch": 2, "steps": 8},
+}
+STAGES = [
+    *(("uncorrected", 2), ("layers", 3), ("lion", 1), ("lion", 3), ("adafactor", 0), ("growing", 0), ("growing", 2)),
+    *((name, stage) for name in ("lamb", "muon") for stage in range(4)),
+    ("growing", 3),
+]
 TWO_RANKS = [
     {"name": "gradient-0", "stage": 0, **GRADIENT},
     {"name": "gradient-2", "stage": 2, "micro_batch": 1, **GRADIENT},
@@ -24,6 +40,7 @@ TWO_RANKS = [
     {"name": "zero-2-again", "stage": 2},
     {"name": "validated-0", "stage": 0, "validate_every": 2},
     {"name": "validated-3", "stage": 3, "validate_every": 2},
+    *({"name": f"{name}-{stage}", "stage": stage, **STEPS[name]} for name, stage in STAGES),
     {"name": "zero-2-bf16", "stage": 2, "precision": "bf16"},
 ]
 
@@ -97,6 +114,28 @@ def test_validation_is_the_same_on_two_ranks_and_does_not_disturb_training(two_r
     expected = train(tmp_path, name="one", validate_every=2)["history"][1::2]
     for figure in ("validation_loss", "validation_accuracy", "validation_perplexity"):
         np.testing.assert_allclose([r[figure] for r in rows], [r[figure] for r in expected], rtol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same on one rank without ZeRO, each once."""
+    folder, found = tmp_path_factory.mktemp("alone"), {}
+
+    def of(name: str):
+        if name not in found:
+            found[name] = train(folder, name=name, **STEPS[name])
+        return found[name]
+
+    return of
+
+
+@pytest.mark.parametrize(("name", "stage"), STAGES)
+def test_every_optimizer_and_a_growing_batch_give_the_curve_of_one_rank(alone, two_ranks, name, stage):
+    expected, found = alone(name), two_ranks[1][f"{name}-{stage}"]
+    # As above; the signs of Lion turn where a mean is 1e-7 from zero, which is a step of lr for that weight.
+    np.testing.assert_allclose(losses(found), losses(expected), rtol=2e-4 if name == "lion" else 2e-5)
+    assert [row["tokens"] for row in found["history"]] == [row["tokens"] for row in expected["history"]]
+    assert losses(expected).max() < 3  # ln 90 is 4.5; nothing ran away
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])

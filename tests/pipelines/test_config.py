@@ -68,3 +68,24 @@ def test_every_scale_of_bert_is_a_valid_config_with_the_published_budget_for_pap
     assert (paper.pretrain.peak_lr, paper.pretrain.warmup_steps) == (1e-4, 10_000)
     assert (paper.model.layers, paper.model.width) == (12, 768)
     assert (paper.examples.masking, paper.examples.duplication) == ("static", 10)
+
+
+def test_another_budget_replaces_the_scale_s_and_an_optimizer_is_a_name_and_fields(
+    tmp_path: Path,
+) -> None:
+    recipe = find_recipe("bert")
+    made = resolve(recipe, ["corpus=x", "pretrain.tokens=1e9", "pretrain.warmup_tokens=1e6"]).pretrain
+    assert (made.steps, made.tokens, made.warmup_share, made.warmup_tokens) == (0, 10**9, 0, 10**6)
+    with pytest.raises(BadConfig, match="steps and tokens are both given"):
+        resolve(recipe, ["corpus=x", "pretrain.tokens=1e9", "pretrain.steps=5"])
+    made = resolve(recipe, ["corpus=x", "pretrain.optimizer=lamb", "pretrain.optimizer.eps=1e-8"]).pretrain
+    assert (made.optimizer.kind, made.optimizer.eps) == ("lamb", 1e-8)
+    paper = resolve(recipe, ["corpus=x", "scale=paper", "pretrain.optimizer.weight_decay=0.1"]).pretrain.optimizer
+    assert (paper.kind, paper.bias_correction, paper.weight_decay) == ("adamw", False, 0.1)
+    with pytest.raises(BadConfig, match="unknown optimizer 'adam'; did you mean 'adamw'"):
+        resolve(recipe, ["corpus=x", "pretrain.optimizer=adam"])
+    t5 = find_recipe("t5")
+    (tmp_path / "a.txt").write_text("text")
+    paper = resolve(t5, [f"corpus={tmp_path / 'a.txt'}", "scale=paper", "placement.zero_stage=2"])
+    with pytest.raises(BadConfig, match="'adafactor' does not work at ZeRO stage 2.*placement.zero_stage=0"):
+        t5.build(paper)

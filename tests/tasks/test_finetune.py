@@ -119,7 +119,7 @@ def test_init_brings_the_trunk_and_no_training_leaves_it(tmp_path: Path, tokeniz
     rows = class_rows()
     data = data_folder(tmp_path / "data", CLASSES, train=rows, validation=rows)
     first = tune(tmp_path / "first", data, tokenizer)
-    still = FinetuneLoop(epochs=1, batch_size=16, peak_lr=1e-30, weight_decay=0)
+    still = FinetuneLoop(epochs=1, batch_size=16, peak_lr=1e-30, optimizer={"weight_decay": 0})
     second = tune(tmp_path / "second", data, tokenizer, init=first, loop=still, model=TINY, seed=9)
     before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
     trunk = [name for name in before if name.startswith("transformer.")]
