@@ -1,4 +1,4 @@
-"""Commands that make something: run, plan, submit, rerun, repro."""
+"""Commands that make something: run, plan, submit, pack, rerun, repro."""
 
 from __future__ import annotations
 
@@ -110,6 +110,25 @@ def plan(
         print_plan(made, console_out())
         print_forecast(found, console_out())
     refuse(found.needs)
+
+
+def pack(
+    recipe: RecipeArgument,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
+    words: WordsArgument = None,
+    stage: Annotated[str, typer.Option("--stage", metavar="STAGE", help="Which pretraining.")] = "pretrain",
+    config: ConfigOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a pretraining stage as a folder, to be trained by torchrun on machines without Ray."""
+    from pathlib import Path
+
+    from pipelines.pack import pack as write
+    from pipelines.session import make_plan
+
+    found = store_at(store)
+    folder = write(make_plan(build(recipe, words, config, store=store), found), found, stage, Path(to))
+    typer.echo(f"torchrun --nproc-per-node 2 -m tasks.pretrain_job {folder}")
 
 
 def submit(
@@ -233,5 +252,5 @@ def repro(run: RunArgument, stage: StageArgument, store: StoreOption = None, jso
 
 def add(app: typer.Typer) -> None:
     """Put the commands of this module into the application."""
-    for command in (run, plan, submit, rerun, repro):
+    for command in (run, plan, submit, pack, rerun, repro):
         app.command()(command)

@@ -66,6 +66,7 @@ class StageContext:
         self.attempt = job.attempt
         self._scratch: Path | None = None
         self.timings: dict[str, float] = {}
+        self.placement: dict[str, Any] = job.runtime.model_dump()
         self.datasets: list[dict[str, Any]] = []
         self._job = job
         self._store = store
@@ -125,6 +126,9 @@ class StageContext:
 
     def timing(self, name: str, value: float) -> None:
         self.timings[name] = float(value)
+
+    def placed(self, facts: Mapping[str, Any]) -> None:
+        self.placement.update(facts)
 
     def dataset(self, name: str, **facts: Any) -> None:
         self.datasets.append({"name": name, **facts})
@@ -272,7 +276,7 @@ def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> 
             "later": list(type(job.task).later),
             "run": job.run,
             "tries": job.attempt + 1,
-            "placement": job.runtime.model_dump(),
+            "placement": context.placement,
             "metrics": {name: _number(value) for name, value in metrics.items()},
             "datasets": context.datasets,
             "timings": {"seconds": round(ran - started, 3), "started": started, **context.timings},

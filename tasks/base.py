@@ -223,6 +223,9 @@ class Context(Protocol):
     def timing(self, name: str, value: float) -> None:
         """A measured figure (seconds, tokens/s, MFU) for the manifest's `timings`; never in a file."""
 
+    def placed(self, facts: Mapping[str, Any]) -> None:
+        """How the placement was carried out (JSON values), for the manifest's `placement`; never in a file."""
+
     def dataset(self, name: str, **facts: Any) -> None:
         """A dataset that the stage read or made, recorded as an MLflow dataset."""
 

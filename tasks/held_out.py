@@ -23,10 +23,11 @@ def held_out(reader: ExampleReader, sequences: int, tokenizer_json: Path) -> Hel
     labels are text as it stands (`ObjectiveSettings.covers_text`) they come with their bytes.
     """
     from modeling.validation import LABEL_BYTES, HeldOut
+    from tasks.vocabulary import tokenizers_installed
 
     count = min(len(reader), sequences)
     size_of = None
-    if reader.settings.covers_text:
+    if reader.settings.covers_text and tokenizers_installed():
         size_of = token_bytes(tokenizer_json.read_text(encoding="utf-8"), reader.vocabulary.size)
         size_of[reader.vocabulary.special] = 0
 

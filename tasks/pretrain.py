@@ -68,6 +68,10 @@ class Pretrain(Task):
         return self
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
+        return train(ctx, pretrain_on_rank, self.payload(ctx), steps=self.loop.steps)["metrics"]
+
+    def payload(self, ctx: Any) -> dict[str, Any]:
+        """What `pretrain_on_rank` needs, from a context's inputs; the tokenizer's files go into `ctx.out`."""
         import shutil
 
         examples, tokenizer = ctx.input("examples").path, ctx.input("tokenizer")
@@ -78,7 +82,7 @@ class Pretrain(Task):
             if (tokenizer.path / name).is_file():
                 shutil.copyfile(tokenizer.path / name, ctx.out / name)
         info = _read_json(examples / "examples.json")
-        payload = {
+        return {
             "model": self._config(info, tokenizer.path, init),
             "head": {"name": self.head, "settings": info["objective"]},
             "init": str(init.path) if init is not None else None,
@@ -90,7 +94,6 @@ class Pretrain(Task):
             "scratch": str(ctx.scratch),
             "runtime": ctx.runtime,
         }
-        return train(ctx, pretrain_on_rank, payload, steps=self.loop.steps)["metrics"]
 
     def _config(self, info: Mapping[str, Any], tokenizer: Path, init: Artifact | None) -> Any:
         """The model's config with the tokenizer's vocabulary, checked against the examples and `init`."""
@@ -155,6 +158,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     from tasks.example_reader import ExampleReader
     from tasks.held_out import held_out
     from tasks.samples import Sampler
+    from tasks.vocabulary import tokenizers_installed
 
     loop, config, head, out = payload["loop"], payload["model"], payload["head"], Path(payload["out"])
     folder, architecture = Path(payload["examples"]), config.architecture
@@ -179,7 +183,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     if reader.info["sequences"]["validation"]:
         split = ExampleReader(folder, "validation", payload["seed"], architecture)
         validation = held_out(split, payload["validation_sequences"], out / "tokenizer.json")
-        sampler = Sampler(split, out / "tokenizer.json")
+        sampler = Sampler(split, out / "tokenizer.json") if tokenizers_installed() else None
     result = fit_on_rank(
         rank,
         model,

@@ -67,6 +67,8 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
             ctx.file(event["name"], event["text"] if "text" in event else Path(event["path"]))
             if "path" in event:
                 Path(event["path"]).unlink()
+        elif kind == "placed":
+            ctx.placed(event["facts"])
         elif kind == "checkpoint":
             ctx.publish_scratch()
         elif kind == "note":
@@ -129,17 +131,19 @@ def fit_on_rank(
             text = as_html(step, samples)
             rank.emit({"kind": "file", "name": f"samples/step-{step:08d}.html", "text": text})
 
+    config = placed_engine(
+        runtime,
+        batch_size=loop.batch_size,
+        clip_norm=loop.clip_norm,
+        world_size=rank.world_size,
+        length_tokens=length_tokens,
+    )
+    _show_engine(rank, config)
     return fit(
         model,
         loop,
         next_batch,
-        engine_config=placed_engine(
-            runtime,
-            batch_size=loop.batch_size,
-            clip_norm=loop.clip_norm,
-            world_size=rank.world_size,
-            length_tokens=length_tokens,
-        ),
+        engine_config=config,
         runtime=runtime,
         activation_checkpointing=runtime.activation_checkpointing,
         checkpoint_dir=checkpoint_dir,
@@ -163,6 +167,18 @@ def fit_on_rank(
             trace=checkpoint_dir / "trace.json.gz" if checkpoint_dir else None,
         ),
     )
+
+
+def _show_engine(rank: RankContext, config: Mapping[str, Any]) -> None:
+    """DeepSpeed's configuration into the stage's log, the manifest and the tracker."""
+    micro, accumulation = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
+    text = json.dumps(config, indent=2, sort_keys=True)
+    workers = f"{rank.world_size} worker{'s' if rank.world_size > 1 else ''}"
+    split = f"{workers}, {accumulation} × {micro} sequences each a step"
+    rank.emit({"kind": "note", "message": f"{split}; DeepSpeed's configuration:\n{text}"})
+    facts = {"micro_batch_used": micro, "gradient_accumulation_steps": accumulation, "deepspeed_config": dict(config)}
+    rank.emit({"kind": "placed", "facts": facts})
+    rank.emit({"kind": "file", "name": "deepspeed.json", "text": text + "\n"})
 
 
 def placed_engine(

@@ -16,6 +16,15 @@ FILE = "vocabulary.arrow"
 
 
 @lru_cache(maxsize=2)
+def tokenizers_installed() -> bool:
+    """Whether text can be made of tokens here; training alone (`tasks.pretrain_job`) does without."""
+    try:
+        import tokenizers  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 def load_tokenizer(tokenizer_json: str) -> Any:
     """The `tokenizers.Tokenizer`, for which "[MASK]" in a text is text, and which neither cuts nor pads."""
     from tokenizers import Tokenizer

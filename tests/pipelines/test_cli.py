@@ -169,6 +169,7 @@ def test_help_lists_every_command_of_the_contract(command: Any) -> None:
         "run",
         "plan",
         "submit",
+        "pack",
         "status",
         "logs",
         "cancel",

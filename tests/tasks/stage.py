@@ -44,6 +44,9 @@ class FolderContext:
     def timing(self, name: str, value: float) -> None:
         self.timings[name] = value
 
+    def placed(self, facts: Mapping[str, Any]) -> None:
+        self.placement = dict(facts)
+
     def dataset(self, name: str, **facts: Any) -> None:
         pass
 

@@ -18,6 +18,7 @@ from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
 from tasks.pretrain import Pretrain
 from tasks.tokenizer import TrainTokenizer
+from tests.tasks.jobs import make_job, torchrun
 from tests.tasks.small_model import SomeModel, tokenizer_folder
 from tests.tasks.stage import FolderContext, digests, run_stage
 
@@ -73,6 +74,10 @@ def test_the_model_learns_and_its_files_are_complete(plain):
     info = json.loads((plain.out / "tokenizer-info.json").read_text())
     assert model.config.vocab_size == info["vocab_size"]
     assert plain.timings["tokens_per_second"] > 0
+    config = plain.placement["deepspeed_config"]
+    assert (config["train_batch_size"], plain.placement["micro_batch_used"]) == (16, 16)
+    assert json.loads(plain.files["deepspeed.json"]) == config
+    assert any("1 worker, 1 × 16 sequences each a step" in line and '"stage": 0' in line for line in plain.logged)
 
 
 def test_the_artifact_is_a_function_of_config_and_inputs(plain, inputs, tmp_path):
@@ -158,12 +163,12 @@ def test_two_workers_under_ray_train_give_the_same_curve(plain, inputs, tmp_path
 
     mine = connect(None, import_paths=[str(Path(__file__).resolve().parents[2])])
     try:
-        runtime = Runtime(workers=2, zero_stage=2, cpus=1)
+        runtime = Runtime(workers=2, zero_stage=2, cpus=1, samples=0)
         two = run_stage(task(runtime=runtime), tmp_path / "two", **inputs)
     finally:
         if mine:
             shutdown()
-    assert {p.name for p in two.out.iterdir()} == FILES
+    assert {p.name for p in two.out.iterdir()} == FILES - {"samples.json"}
     curves = [
         [json.loads(line)["loss"] for line in (context.out / "metrics.jsonl").read_text().splitlines()]
         for context in (plain, two)
@@ -171,3 +176,7 @@ def test_two_workers_under_ray_train_give_the_same_curve(plain, inputs, tmp_path
     # 40 steps of Adam at a high rate: rounding of 1e-7 in the gradients grows to 1e-3 of the loss.
     assert all(math.isclose(a, b, rel_tol=5e-3) for a, b in zip(*curves, strict=True))
     assert math.isclose(two.metrics["validation_loss"], plain.metrics["validation_loss"], rel_tol=5e-3)
+    job = make_job(tmp_path / "job", task(runtime=runtime), inputs)
+    done = torchrun(job, tmp_path / "site", 2)
+    assert done.returncode == 0, done.stderr
+    assert digests(job / "model") == digests(two.out)
