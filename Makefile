@@ -21,7 +21,7 @@ PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help env run test soak checks format bench bench-models bench-collators bench-data bench-duplicates bench-reader \
+.PHONY: help env run test soak checks format bench bench-placement bench-models bench-collators bench-data bench-duplicates bench-reader \
   bench-peers peers pins clean
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make soak     env, then the tests that take minutes"
 	@echo "make checks   env, then ruff, format, types"
 	@echo "make bench    env, then the benchmarks of the machinery"
+	@echo "make bench-placement   memory and step time of placements beside what plan predicts"
 	@echo "make bench-models      training steps beside Hugging Face's models"
 	@echo "make bench-collators   batches beside Hugging Face's collators, and what padding costs"
 	@echo "make bench-data        corpus to training rows beside run_mlm, Megatron-LM's way, datatrove; ARGS=\"--text FOLDER\""
@@ -90,6 +91,9 @@ format: env
 
 bench: env
 	$(BIN)/python -m benchmarks.machinery $(ARGS)
+
+bench-placement: env
+	$(BIN)/python -m benchmarks.placement $(ARGS)
 
 bench-models: env
 	$(BIN)/python -m benchmarks.models $(ARGS)

@@ -71,8 +71,8 @@ class Activations:
     Attributes:
         kept: for the backward pass.
         casts: the weights' 2-byte copies; 0 in fp32.
-        loss: what the output layer keeps and needs: gradients of states and matrix, and the largest block of logits.
-        working: the largest short-lived tensors of a block's backward pass.
+        loss: what the output layer keeps: gradients of its states and matrix, or on a GPU few logits.
+        working: the largest short-lived tensors: a block of logits, or those of a block's backward pass.
     """
 
     kept: int
@@ -99,12 +99,12 @@ def activations(work: Workload) -> Activations:
         return Activations(
             first.kept + second.kept,
             first.casts + second.casts,
-            max(first.loss, drawn) + second.loss,
-            max(first.working, second.working),
+            first.loss + second.loss,
+            max(first.working, second.working, drawn),
         )
     kept, working = (_two_streams if name == "permutation-language-model" else _stacks)(work)
-    end, loss = _head(work)
-    return Activations(round(kept + end), _casts(work), round(loss), round(working))
+    end, loss, block = _head(work)
+    return Activations(round(kept + end), _casts(work), round(loss), round(max(working, block)))
 
 
 def _casts(work: Workload) -> int:
@@ -157,7 +157,8 @@ def _stack(work: Workload, layers: int, L: int, *, causal: bool, last: float, me
         kept += L * L * (FP32 * config.heads + 8)
     attention, rest = _block(work, L, causal, memory)
     if work.checkpointing:
-        kept += layers * T * FP32 * D + attention + rest
+        kept += layers * (T * FP32 * D + 2 * work.rows * memory * work.s * config.heads * config.head_width)
+        kept += attention + rest
     else:
         kept += layers * attention + (layers - 1 + last) * rest
     if config.norm_placement == "pre":
@@ -248,23 +249,23 @@ def _two_streams(work: Workload) -> tuple[float, float]:
 # ---------------------------------------------------------------- heads
 
 
-def _head(work: Workload) -> tuple[float, float]:
-    """(kept, loss) of what stands on the trunk."""
+def _head(work: Workload) -> tuple[float, float, float]:
+    """(kept, kept by the loss, its short-lived block of logits) of what stands on the trunk."""
     config, s, head = work.config, work.s, work.head
     places = work.rows * (work.target_length if work.target_length and _decodes(config) else _joint(work))
     D, E, V = config.width, config.token_width, config.padded_vocab_size
     if head["name"] == "classifier":
-        return work.rows * work.length * FP32 * D, 0.0
+        return work.rows * work.length * FP32 * D, 0.0, 0.0
     if head["name"] == "discriminator":
-        return places * (3 * s * D + 2 * FP32), 0.0
+        return places * (3 * s * D + 2 * FP32), 0.0, 0.0
     N = work.label_share * places
     kept = N * (s * D + (3 * s * E if config.head_transform else 0))
     passes = 2 if head["settings"].get("span_boundary") else 1
     width = E if config.head_transform or config.tie_embeddings else D
-    loss = passes * _output_loss(work, N, V, width)
+    loss, block = _output_loss(work, N, V, width)
     if passes == 2:
         kept += N * (3 * s * D + 4 * s * D + 4 * s * E)
-    return kept, loss
+    return kept, passes * loss, block
 
 
 def _decodes(config: Any) -> bool:
@@ -275,15 +276,18 @@ def _joint(work: Workload) -> int:
     return work.length + work.target_length
 
 
-def _output_loss(work: Workload, N: float, V: int, width: int) -> float:
-    """`modeling.cross_entropy`: few logits on a GPU are kept whole, many are made and dropped block by block."""
+def _output_loss(work: Workload, N: float, V: int, width: int) -> tuple[float, float]:
+    """(kept, short-lived) of `modeling.cross_entropy`.
+
+    Few logits on a GPU are kept whole, as logarithms of probabilities; many are made and dropped block by block, and
+    the gradients of states and matrix are kept.
+    """
     s = work.s
-    weight = V * width * (s if s != FP32 else 0)
+    cast = V * width * s if s != FP32 else 0
     if work.device == "cuda" and FP32 * N * V <= PLAIN_LOSS_BYTES:
-        return weight + N * V * (2 * FP32 + s)
+        return N * V * FP32 + cast, N * V * (FP32 + s)
     rows = max(LOSS_ROWS, LOSS_KEPT_BYTES // (V * s))
-    blocks = min(N, rows) * V * s + min(N, LOSS_ROWS) * V * FP32
-    return weight + blocks + N * width * s + V * width * FP32
+    return N * width * s + V * width * FP32, cast + min(N, rows) * V * s + min(N, LOSS_ROWS) * V * FP32
 
 
 # ---------------------------------------------------------------- before the transformer
@@ -296,11 +300,12 @@ def _lstm(work: Workload) -> Activations:
     """
     config, T = work.config, work.rows * work.length
     P, H, V = config.projection, config.hidden, config.padded_vocab_size
-    kept = 2 * config.layers * T * FP32 * (7 * H + 4 * P)
+    layer = T * FP32 * (7 * H + 4 * P)
+    kept = 2 * (config.layers * T * FP32 * 2 * P + layer) if work.checkpointing else 2 * config.layers * layer
     if work.device == "cpu" and work.s != FP32:  # torch's loop casts the projection again at every step
         kept += 2 * config.layers * work.length * 2 * P * H
-    loss = 2 * _output_loss(work, work.label_share * T, V, P) if work.head["name"] != "classifier" else 0.0
-    return Activations(kept, 0, round(loss), T * FP32 * 4 * H)
+    loss, block = _output_loss(work, work.label_share * T, V, P) if work.head["name"] != "classifier" else (0.0, 0.0)
+    return Activations(kept, 0, round(2 * loss), round(max(T * FP32 * 4 * H, block)))
 
 
 def _word_vectors(work: Workload) -> Activations:

@@ -7,7 +7,7 @@ an optimizer of k bytes (AdamW: 8):
 
     stage   weights     master copy   gradients   optimizer
     0       4Ψ          -             4Ψ          kΨ
-    1       4Ψ          4Ψ/n          4Ψ          kΨ/n
+    1       4Ψ          4Ψ/n          4Ψ/n, 4Ψ    kΨ/n      the second with several micro-batches to a step
     2       4Ψ          4Ψ/n          4Ψ/n        kΨ/n
     3       4Ψ/n        4Ψ/n          4Ψ/n        kΨ/n       and the weights that are gathered at a time
 
@@ -34,8 +34,8 @@ PROCESS = round(0.55 * GIB)
 """Of a worker's process: Python, torch, DeepSpeed and the data's memory maps (docs/placement.md)."""
 BUCKET_STAGE_0 = 500_000_000  # DeepSpeed flattens so many gradients at once
 GATHERED, PREFETCHED = 1_000_000_000, 50_000_000  # stage 3: its defaults, in parameters
-STATE_BYTES = {"adamw": 8, "bert-adam": 8, "adam": 8, "lamb": 8, "lion": 4, "muon": 8, "adafactor": 0}
-"""Per parameter, fp32; muon and adafactor have formulas of their own (`optimizer_bytes`)."""
+STATE_BYTES = {"adamw": 8, "lamb": 8, "lion": 4}
+"""Per parameter, fp32, by `modeling.optimizers`' names; muon and adafactor have formulas (`optimizer_bytes`)."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,15 @@ class Static:
     """The flat copy of them that the step makes."""
     buckets: int = 0
     """For a moment, while gradients are reduced."""
+    gathering: int = 0
+    """For a moment, while weights are gathered."""
 
 
 def memory(work: Workload, placed: Placed, *, optimizer: str = "adamw", frozen_trunk: bool = False) -> Memory:
     """What one worker needs to train `work` as `placed`.
 
     Args:
-        optimizer: a name in `STATE_BYTES`.
+        optimizer: as of `optimizer_bytes`.
         frozen_trunk: the head alone trains: no activations, gradients or states of the trunk.
     """
     shapes = parameter_shapes(work.config, work.head)
@@ -144,7 +146,7 @@ def memory(work: Workload, placed: Placed, *, optimizer: str = "adamw", frozen_t
     moments = {
         "forward": {
             "gradients": earlier,
-            "activations": needed.kept + needed.working,
+            "activations": needed.kept + max(needed.working, fixed.gathering),
             "casts": needed.casts,
             "loss": needed.loss,
         },
@@ -178,19 +180,21 @@ def static(shapes: Shapes, trained: Shapes, placed: Placed, optimizer: str, devi
         return Static(parts, gradients=FP32 * T, buckets=buckets)
     share = -(-T // n)
     weights = FP32 * P if stage < 3 else FP32 * (-(-P // n))
-    gradients = FP32 * (T if stage == 1 else share)
+    # At stage 1 they are reduced as they come, at the last micro-batch; until then they stay whole.
+    gradients = FP32 * (T if stage == 1 and placed.accumulation > 1 else share)
     parts = {"weights": weights, "master": FP32 * share, "optimizer": -(-state // n)}
     bucket = FP32 * (min(T, placed.bucket) if device == "cpu" else placed.bucket)  # pages that nothing touches are free
     reduced = FP32 * min(T, placed.bucket) if n > 1 else 0
     buckets = reduced + (bucket * (2 if placed.overlap else 1) if stage == 2 else 0)
     flat = FP32 * share
     host: dict[str, int] = {}
-    disk = 0
+    disk = gathering = 0
     if stage == 3:
         buckets, flat = reduced, 0
         parts["communication"] = bucket
         if n > 1:
-            parts["gathered"] = FP32 * (min(P, placed.gathered) + min(P, placed.prefetched))
+            parts["gathered"] = FP32 * min(P, placed.gathered)
+            gathering = FP32 * min(P, placed.prefetched)
         gradients, parts["gradients"] = 0, gradients  # its buffer stays
         host["model"] = FP32 * P  # the caller's, whole, while stage 3 takes a copy apart
         if placed.offload_parameters != "none":
@@ -207,8 +211,9 @@ def static(shapes: Shapes, trained: Shapes, placed: Placed, optimizer: str, devi
         if stage == 3:
             parts.pop("gradients")
         else:
-            gradients, flat = FP32 * T if stage == 1 else 0, 0
-    return Static(parts, {name: size for name, size in host.items() if size}, disk, gradients, flat, buckets)
+            gradients, flat = gradients if stage == 1 and placed.accumulation > 1 else 0, 0
+    host = {name: size for name, size in host.items() if size}
+    return Static(parts, host, disk, gradients, flat, buckets, gathering)
 
 
 def optimizer_bytes(name: str, shapes: Shapes) -> int:
@@ -216,7 +221,12 @@ def optimizer_bytes(name: str, shapes: Shapes) -> int:
 
     AdamW and LAMB keep two moments, Lion one; Muon one for the blocks' matrices (the rest is AdamW's); Adafactor
     (Shazeer and Stern 2018) a row and a column of a matrix, and all of a vector.
+
+    Args:
+        name: a kind of `modeling.optimizers`, or adafactor-mean: with a mean of updates (beta1 above 0).
     """
+    if name == "adafactor-mean":
+        return optimizer_bytes("adafactor", shapes) + FP32 * count(shapes)
     if name == "muon":
         return sum(math.prod(s) * (4 if _hidden_matrix(n, s) else 8) for n, s in shapes.items())
     if name == "adafactor":

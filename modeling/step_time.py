@@ -6,7 +6,8 @@
   at a share of the device's peak.
 - Memory traffic: what is no matrix product moves bytes. Each byte that the forward pass keeps is written, read by
   the next operation and by the backward pass, and so is its gradient: `PASSES` times. Casts of weights and the loss's
-  logits come on top. A device that is faster than the operations can be started waits for them instead (`launch`).
+  logits come on top. Operations take time to start, and DeepSpeed's hooks on each weight start some more: a GPU waits
+  for them where it is faster, a CPU spends that time besides.
 - Optimizer: weights, gradients and states are read and written once, each on its share of the workers.
 - Communication: a ring (Patarasuk and Yuan 2009): an all-reduce of M bytes takes 2 (n−1)/n · M / bandwidth, an
   all-gather or a reduce-scatter half of it, and each bucket 2 (n−1) or (n−1) latencies.
@@ -37,7 +38,12 @@ from modeling.shapes import count, parameter_shapes
 
 PASSES = 5
 OPERATIONS_PER_BLOCK = 110
-"""Started by a block's forward and backward pass together, about: counted with torch's profiler on ours."""
+"""Started by a block's forward and backward pass together, about."""
+HOOKED = (0, 25, 25, 80)
+"""By ZeRO stage: what DeepSpeed's hooks take for a weight in a micro-batch, in starts of an operation (measured on one
+worker, docs/placement.md)."""
+SMALL_COLLECTIVES = 4
+"""Of a step, some numbers each: counts of labels, losses and flags, the gradients' norm, overflow."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,14 @@ class Device:
         bytes_per_second: of memory, as reached.
         launch_seconds: to start one operation.
         peak_flops: for MFU; 0: unknown.
+        asynchronous: operations are started while earlier ones run (a GPU); a CPU does both itself.
     """
 
     flops_per_second: float
     bytes_per_second: float
     launch_seconds: float
     peak_flops: float = 0.0
+    asynchronous: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,9 @@ class Network:
 MATRIX_SHARE, MEMORY_SHARE, LINK_SHARE, LAUNCH_SECONDS = 0.7, 0.85, 0.8, 5e-6
 """Of a GPU's data sheet: what large matrix products, streaming kernels and NCCL's rings usually reach; assumptions."""
 LINK_LATENCY, NETWORK_LATENCY = 1e-5, 3e-5
-CPU_CORE = {"fp32": Device(6e10, 4e9, 1e-5), "bf16": Device(3e11, 4e9, 1e-5)}
-"""One core of a server processor (Sapphire Rapids, AMX), as `benchmarks/placement.py` found it here."""
+CPU_CORE = {"fp32": Device(1e11, 1e10, 2e-5), "bf16": Device(6e11, 1e10, 2e-5)}
+"""One core of a server processor (Sapphire Rapids, AMX): fp32 as measured on small models (docs/placement.md), matrix
+products in bf16 six times as fast (benchmarks/README.md)."""
 
 
 def gpu_device(gpu: Gpu, precision: str) -> Device | None:
@@ -82,9 +91,8 @@ def gpu_device(gpu: Gpu, precision: str) -> Device | None:
     peak = gpu.tflops.get(precision)
     if peak is None:
         return None
-    return Device(
-        peak * 1e12 * MATRIX_SHARE, gpu.memory_gb_per_second * 1e9 * MEMORY_SHARE, LAUNCH_SECONDS, peak * 1e12
-    )
+    flops, bandwidth = peak * 1e12, gpu.memory_gb_per_second * 1e9
+    return Device(flops * MATRIX_SHARE, bandwidth * MEMORY_SHARE, LAUNCH_SECONDS, flops, asynchronous=True)
 
 
 def gpu_network(gpu: Gpu, workers: int, gpus_per_machine: int, network_gbit: float) -> Network:
@@ -137,15 +145,18 @@ def step_time(
     """One optimizer step.
 
     Args:
-        slowdown: of computation, where workers share processors: workers · threads / cores, at least 1.
+        slowdown: where workers share processors, which on a CPU move the messages, too: workers · threads / cores, at
+            least 1.
     """
     micro = micro_flops(work)
     passes = 4 / 3 if work.checkpointing else 1.0
     matrix = passes * micro / device.flops_per_second
     memory = passes * traffic(work) / device.bytes_per_second
     blocks = work.config.depth if isinstance(work.config, TransformerConfig) else 2
-    memory = max(memory, blocks * OPERATIONS_PER_BLOCK * device.launch_seconds - matrix)
     shapes = parameter_shapes(work.config, work.head)
+    started = passes * blocks * OPERATIONS_PER_BLOCK + len(shapes) * HOOKED[placed.zero_stage]
+    host = started * device.launch_seconds
+    memory = max(memory, host - matrix) if device.asynchronous else memory + host
     share = placed.workers if placed.zero_stage else 1
     # Gradients once more for the norm; a stage above 0 copies gradients and master weights, too.
     moved = (FP32 * (5 if placed.zero_stage else 4)) * count(shapes) + 2 * optimizer_bytes(optimizer, shapes)
@@ -160,7 +171,7 @@ def step_time(
         matrix=a * matrix * slowdown,
         memory=a * memory * slowdown,
         optimizer=updated * slowdown,
-        communication=beside + after,
+        communication=(beside + after) * slowdown,
         data=data_seconds,
         tokens=float(a * placed.workers * work.tokens),
         flops=a * placed.workers * micro,
@@ -186,7 +197,16 @@ def traffic(work: Workload) -> float:
     """Bytes that a micro-batch moves beside its matrix products."""
     kept = activations(work)
     casts = 3 * kept.casts  # a weight of 4 bytes read, its copy of 2 written
-    return PASSES * kept.kept + casts + 3 * kept.loss
+    return PASSES * kept.kept + casts + 3 * kept.loss + _logits(work)
+
+
+def _logits(work: Workload) -> float:
+    """Of the output layer: written, read for the softmax, and written and read as their gradient."""
+    config = work.config
+    if work.head["name"] in ("classifier", "discriminator", "word-vectors", "glove"):
+        return 0.0
+    labelled = work.label_share * work.rows * (work.target_length or work.length)
+    return 4 * labelled * config.padded_vocab_size * work.s
 
 
 def volumes(parameters: int, placed: Placed) -> dict[str, float]:
@@ -204,8 +224,10 @@ def volumes(parameters: int, placed: Placed) -> dict[str, float]:
 def communication(parameters: int, placed: Placed, network: Network) -> dict[str, float]:
     """{operation: seconds} of a step's collectives."""
     n = placed.workers
+    if n == 1:
+        return {}
     bucket = FP32 * (placed.bucket if placed.zero_stage else BUCKET_STAGE_0)
-    seconds: dict[str, float] = {}
+    seconds = {"small": SMALL_COLLECTIVES * 2 * (n - 1) * network.latency_seconds}
     for name, size in volumes(parameters, placed).items():
         rounds = (n - 1) * (2 if name == "all_reduce" else 1)
         seconds[name] = rounds / n * size / network.bytes_per_second

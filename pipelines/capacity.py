@@ -15,11 +15,11 @@ from cluster.machines import Machine, host_memory_bytes, local_gpus
 from modeling.activations import Workload
 from modeling.architecture import PRESETS, model_config
 from modeling.errors import ConfigError
-from modeling.flops import training_flops_per_token
 from modeling.hardware import gpu, gpu_of_device
 from modeling.memory import GIB, Memory, Placed, memory, most_rows
 from modeling.schedule import resolved
 from modeling.shapes import CLASSIFIER, count, parameter_shapes
+from modeling.step_time import micro_flops
 from pipelines.graph import Node
 from tasks.base import Runtime, Task
 from tasks.finetune import Finetune
@@ -43,6 +43,7 @@ class Training:
         tokens_per_row: of both sides.
         batch_size: sequences of a step, over all workers.
         steps: 0: it depends on the size of the data set, or on the time of a step.
+        zero_stages: those that the optimizer works at.
         assumed: what had to be assumed, to be shown; empty: nothing.
     """
 
@@ -55,6 +56,7 @@ class Training:
     steps: int = 0
     optimizer: str = "adamw"
     frozen_trunk: bool = False
+    zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     assumed: str = ""
 
     @property
@@ -190,9 +192,10 @@ def advice(training: Training, room: Callable[[Runtime], int]) -> Iterator[str]:
     """
     given = 0
     for change in _changes(training.runtime):
-        if change.get("workers", 1) > training.batch_size or (
-            change and all(getattr(training.runtime, name) == value for name, value in change.items())
-        ):
+        stage = change.get("zero_stage", training.runtime.zero_stage)
+        if change.get("workers", 1) > training.batch_size or stage not in training.zero_stages:
+            continue
+        if change and all(getattr(training.runtime, name) == value for name, value in change.items()):
             continue
         other = training.on(**change, micro_batch=0) if change else training
         available = room(other.runtime)
@@ -252,8 +255,8 @@ def _pretraining(task: Pretrain) -> Training | None:
         target,
         label_share(objective, int(task.examples.length_tokens), config.architecture),  # type: ignore[attr-defined]
     )
-    flops = training_flops_per_token(config, length, work.label_share, target_length=target, head=work.head)
-    steps = resolved(task.loop, row_tokens=length + target, flops_per_token=flops).steps
+    flops = micro_flops(work) / work.tokens or None
+    steps = resolved(task.loop, row_tokens=work.tokens, flops_per_token=flops).steps
     return _placed(task, work, assumed, task.loop, steps=steps)
 
 
@@ -275,17 +278,12 @@ def _placed(task: Task, work: Workload, assumed: str, loop: Any, **more: Any) ->
         task.runtime,
         loop.batch_size,
         loop.clip_norm,
-        optimizer=_optimizer(loop),
+        optimizer=loop.optimizer.kind + ("-mean" if getattr(loop.optimizer, "beta1", 0.0) else ""),
+        zero_stages=loop.optimizer.zero_stages,
         assumed=assumed,
         **more,
     )
     return training.on()
-
-
-def _optimizer(loop: Any) -> str:
-    """The optimizer's name; its settings may be a section with a `kind`."""
-    found = getattr(loop, "optimizer", "adamw")
-    return str(getattr(found, "kind", found))
 
 
 def _shape(model: Any, init: Any, tokenizer: Any) -> tuple[Any, str]:

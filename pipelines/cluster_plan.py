@@ -21,7 +21,6 @@ from pipelines.capacity import Need, Training, needs
 from pipelines.plan import CACHED, Plan
 
 DEFAULT_CLUSTER = "ray_config.yaml"
-ZERO_STAGES = (0, 1, 2, 3)
 CPU_MEMORY_SHARE = 0.9
 """Of a CPU machine's memory for workers; the rest is the system's and Ray's."""
 
@@ -183,7 +182,8 @@ def _on_gpus(training: Training, machine: Machine) -> tuple[list[Option], str]:
         network = gpu_network(card, workers, machine.gpus, machine.network_gbit or 10)
         count = math.ceil(workers / machine.gpus)
         found += [
-            _option(training, machine, workers, stage, count, available, device, network) for stage in ZERO_STAGES
+            _option(training, machine, workers, stage, count, available, device, network)
+            for stage in training.zero_stages
         ]
     return found, ""
 
@@ -204,7 +204,8 @@ def _on_cpus(training: Training, machine: Machine) -> tuple[list[Option], str]:
         network = Network(speed, CPU_LATENCY)
         count, available = math.ceil(workers / on_one), memory // min(workers, on_one)
         found += [
-            _option(training, machine, workers, stage, count, available, device, network) for stage in ZERO_STAGES
+            _option(training, machine, workers, stage, count, available, device, network)
+            for stage in training.zero_stages
         ]
     return found, ""
 

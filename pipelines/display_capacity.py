@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.capacity import Need, gib, number
-from pipelines.cluster_plan import ZERO_STAGES, Choice, Forecast, Option
+from pipelines.cluster_plan import Choice, Forecast, Option
 from pipelines.display import duration
 
 SHOWN = ("weights", "gradients", "optimizer", "activations")
@@ -74,7 +74,7 @@ def print_choice(choice: Choice, source: str, console: Console) -> None:
     columns = (
         "node type",
         "workers",
-        *(f"zero {stage}" for stage in ZERO_STAGES),
+        *(f"zero {stage}" for stage in training.zero_stages),
         "micro-batch",
         "MFU",
         "time",

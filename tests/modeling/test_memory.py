@@ -12,6 +12,7 @@ from modeling.activations import Workload
 from modeling.architecture import model_config
 from modeling.checkpoint import build_model
 from modeling.memory import GIB, Placed, memory, most_rows, optimizer_bytes, static
+from modeling.optimizers import OPTIMIZERS
 from modeling.shapes import count, parameter_shapes
 
 LM = {"name": "language-model", "settings": {}}
@@ -21,7 +22,7 @@ SHAPES = {"transformer.encoder.blocks.0.ff.input.weight": (1000, 900), "transfor
 
 @pytest.mark.parametrize(
     ("stage", "weights", "master", "gradients", "optimizer"),
-    [(0, 4, 0, 4, 8), (1, 4, 1, 4, 2), (2, 4, 1, 1, 2), (3, 1, 1, 1, 2)],
+    [(0, 4, 0, 4, 8), (1, 4, 1, 1, 2), (2, 4, 1, 1, 2), (3, 1, 1, 1, 2)],
 )
 def test_the_table_on_four_workers(stage, weights, master, gradients, optimizer):
     found = static(SHAPES, SHAPES, Placed(4, stage), "adamw", "cuda")
@@ -32,6 +33,8 @@ def test_the_table_on_four_workers(stage, weights, master, gradients, optimizer)
         optimizer * PSI,
     )
     assert found.gradients + parts.get("gradients", 0) == gradients * PSI
+    several = static(SHAPES, SHAPES, Placed(4, stage, accumulation=2), "adamw", "cuda")
+    assert several.gradients == (4 * PSI if stage == 1 else found.gradients)
 
 
 def tensors() -> int:
@@ -84,6 +87,28 @@ def test_optimizers_of_every_kind():
     assert optimizer_bytes("lion", SHAPES) == 4 * PSI
     assert optimizer_bytes("muon", SHAPES) == 4 * 900_000 + 8 * 100_000
     assert optimizer_bytes("adafactor", SHAPES) == 4 * (1900 + 1100)
+
+
+@pytest.mark.parametrize(("kind", "more"), [*((kind, {}) for kind in OPTIMIZERS), ("adafactor", {"beta1": 0.9})])
+def test_optimizers_keep_what_is_counted(kind, more):
+    """The real ones, after a step; their counts of steps and sizes of updates are some bytes a tensor."""
+    from modeling.optimizers.groups import make_optimizer
+    from modeling.optimizers.settings import parse
+
+    config = model_config({"preset": "modern-mini", "vocab_size": 1024})
+    model = build_model(config, LM)
+    optimizer = make_optimizer(model, parse({"kind": kind, **more}), 1e-3)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    name = f"{kind}-mean" if more else kind
+    assert optimizer_bytes(name, parameter_shapes(config, LM)) == pytest.approx(kept, rel=0.02)
 
 
 def test_offload_moves_the_parts_to_the_host_or_the_disk():
