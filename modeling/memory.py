@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modeling.activations import FP32, Activations, Workload, activations
@@ -216,6 +216,18 @@ def static(shapes: Shapes, trained: Shapes, placed: Placed, optimizer: str, devi
     return Static(parts, host, disk, gradients, flat, buckets, gathering)
 
 
+def predicted_parts(shapes: Shapes, trained: Shapes, placed: Placed, optimizer: str) -> dict[str, int]:
+    """What `modeling.memory_use` should find, under its names, wherever offload puts it."""
+    found = static(shapes, trained, replace(placed, offload_optimizer="none", offload_parameters="none"), optimizer, "")
+    return {
+        "parameters": found.device["weights"],
+        "gradients": found.gradients + found.device.get("gradients", 0),
+        "master_weights": found.device.get("master", 0),
+        "optimizer_state": found.device["optimizer"],
+        "buffers": found.device.get("communication", 0),
+    }
+
+
 def optimizer_bytes(name: str, shapes: Shapes) -> int:
     """fp32 state of an optimizer for parameters of these shapes.
 
@@ -240,8 +252,6 @@ def _hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 def most_rows(work: Workload, placed: Placed, available: int, most: int, **options: Any) -> int:
     """The largest micro-batch of at most `most` rows that fits into `available` bytes; 0: not even one."""
-    from dataclasses import replace
-
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -26,7 +26,7 @@ from tasks.finetune import Finetune
 from tasks.objectives.settings import ObjectiveSettings
 from tasks.objectives.shares import label_share
 from tasks.pretrain import Pretrain
-from tasks.training import placed_engine
+from tasks.training import placed_engine, state_name
 
 VOCABULARY = 32_768
 """Taken where a tokenizer's size is not known before it is there (an imported one)."""
@@ -278,7 +278,7 @@ def _placed(task: Task, work: Workload, assumed: str, loop: Any, **more: Any) ->
         task.runtime,
         loop.batch_size,
         loop.clip_norm,
-        optimizer=loop.optimizer.kind + ("-mean" if getattr(loop.optimizer, "beta1", 0.0) else ""),
+        optimizer=state_name(loop.optimizer),
         zero_stages=loop.optimizer.zero_stages,
         assumed=assumed,
         **more,

@@ -138,7 +138,13 @@ def fit_on_rank(
         world_size=rank.world_size,
         length_tokens=length_tokens,
     )
-    _show_engine(rank, config)
+    predicted = predicted_memory(model, config, loop)
+    _show_engine(rank, config, predicted)
+
+    def on_memory(ranks: Sequence[Mapping[str, int]]) -> None:
+        beside = {f"memory/predicted/{part}": float(size) for part, size in predicted.items()}
+        rank.emit({"kind": "measured", "step": 1, "values": {**memory_figures(ranks), **beside}})
+
     return fit(
         model,
         loop,
@@ -153,7 +159,7 @@ def fit_on_rank(
             on_checkpoint=lambda step: rank.emit({"kind": "checkpoint", "step": step}),
             note=lambda message: rank.emit({"kind": "note", "message": message}),
             on_updates=on_updates,
-            on_memory=lambda ranks: rank.emit({"kind": "measured", "step": 1, "values": memory_figures(ranks)}),
+            on_memory=on_memory,
             on_samples=on_samples,
             on_trace=lambda path: rank.emit({"kind": "file", "name": f"profile/{path.name}", "path": str(path)}),
         ),
@@ -169,14 +175,30 @@ def fit_on_rank(
     )
 
 
-def _show_engine(rank: RankContext, config: Mapping[str, Any]) -> None:
-    """DeepSpeed's configuration into the stage's log, the manifest and the tracker."""
+def predicted_memory(model: nn.Module, config: Mapping[str, Any], loop: LoopConfig) -> dict[str, int]:
+    """Bytes of one worker by part of ZeRO, as the formulas have them (docs/placement.md), before anything is placed."""
+    from modeling.memory import Placed, predicted_parts
+
+    named = list(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in named}
+    trained = {name: shapes[name] for name, parameter in named if parameter.requires_grad}
+    return predicted_parts(shapes, trained, Placed.of(config), state_name(loop.optimizer))
+
+
+def state_name(optimizer: Any) -> str:
+    """An optimizer's settings as `modeling.memory.optimizer_bytes` calls what it keeps."""
+    return str(optimizer.kind) + ("-mean" if getattr(optimizer, "beta1", 0.0) else "")
+
+
+def _show_engine(rank: RankContext, config: Mapping[str, Any], predicted: Mapping[str, int]) -> None:
+    """DeepSpeed's configuration, and the memory predicted for it, into the stage's log, manifest and tracker."""
     micro, accumulation = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
     text = json.dumps(config, indent=2, sort_keys=True)
     workers = f"{rank.world_size} worker{'s' if rank.world_size > 1 else ''}"
     split = f"{workers}, {accumulation} × {micro} sequences each a step"
     rank.emit({"kind": "note", "message": f"{split}; DeepSpeed's configuration:\n{text}"})
     facts = {"micro_batch_used": micro, "gradient_accumulation_steps": accumulation, "deepspeed_config": dict(config)}
+    facts["memory_predicted"] = dict(predicted)
     rank.emit({"kind": "placed", "facts": facts})
     rank.emit({"kind": "file", "name": "deepspeed.json", "text": text + "\n"})
 

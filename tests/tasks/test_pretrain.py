@@ -91,6 +91,11 @@ def test_what_is_watched_is_told_and_changes_no_byte(plain, inputs, tmp_path):
     names = {name for _, values in plain.metrics_seen for name in values}
     assert {"loss", "step_seconds/backward", "update_ratio/encoder.01", "grad_norm/tokens", "memory/gradients"} <= names
     assert {"step_data_seconds", "step_communication_seconds", "memory/optimizer_state"} <= set(plain.timings)
+    (memory,) = (values for _, values in plain.metrics_seen if "memory/gradients" in values)
+    for part in ("parameters", "gradients", "master_weights", "optimizer_state", "buffers"):
+        predicted = plain.placement["memory_predicted"][part]
+        assert predicted == memory[f"memory/predicted/{part}"]
+        assert predicted == pytest.approx(memory[f"memory/{part}"], rel=0.001)  # a count of steps for each weight
     assert [name for name in plain.files if name.endswith(".html")] == [
         f"samples/step-{step:08d}.html" for step in (8, 16, 24, 32, 40)
     ]
@@ -101,7 +106,7 @@ def test_what_is_watched_is_told_and_changes_no_byte(plain, inputs, tmp_path):
     assert [row["step"] for row in rows] == list(range(1, 41))
     unwatched = Runtime(layer_updates=0, samples=0, profile_steps="3:4")
     other = run_stage(task(runtime=unwatched), tmp_path / "other", **inputs)
-    assert list(other.files) == ["profile/trace.json.gz"]
+    assert set(other.files) == {"deepspeed.json", "profile/trace.json.gz"}
     kept = FILES - {"samples.json", "updates.jsonl"}
     assert digests(other.out) == {name: digest for name, digest in digests(plain.out).items() if name in kept}
 
