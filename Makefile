@@ -21,8 +21,8 @@ PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help env run test soak checks format bench bench-placement bench-models bench-collators bench-data bench-duplicates bench-reader \
-  bench-peers peers pins clean
+.PHONY: help env run test soak checks format bench bench-models bench-collators bench-data bench-duplicates bench-reader \
+  bench-placement bench-checkpoints bench-peers peers pins clean
 
 help:
 	@echo "make env      the environment in $(VENV): once, and again when pyproject.toml or constraints.txt change"
@@ -37,6 +37,7 @@ help:
 	@echo "make bench-data        corpus to training rows beside run_mlm, Megatron-LM's way, datatrove; ARGS=\"--text FOLDER\""
 	@echo "make bench-duplicates  MinHash beside datasketch; ARGS=\"--text articles.jsonl.gz\""
 	@echo "make bench-reader      the i-th sequence of an epoch: microseconds"
+	@echo "make bench-checkpoints how long training stands still for checkpoints"
 	@echo "make bench-peers   the same in DVC and Metaflow, in an environment of their own (.venv-bench)"
 	@echo "make format   let ruff put the code in order"
 
@@ -109,6 +110,9 @@ bench-duplicates: peers
 
 bench-reader: env
 	$(BIN)/python -m benchmarks.reader $(ARGS)
+
+bench-checkpoints: env
+	$(BIN)/python -m benchmarks.checkpoints $(ARGS)
 
 bench-peers: peers
 	$(BIN)/python -m benchmarks.peers $(ARGS)

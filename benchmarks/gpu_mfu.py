@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from modeling.records import Hooks, LogRecord, Watch
 from modeling.schedule import LoopConfig
 from modeling.step import count_tokens
 from modeling.transformer import preset
+from tasks.base import Runtime
 
 TARGET = 0.5
 
@@ -91,7 +91,7 @@ def measure(name: str, call: argparse.Namespace) -> dict[str, Any]:
             micro_batch=micro,
             clip_norm=1.0,
         ),
-        runtime=SimpleNamespace(cpus=call.threads, checkpoint_every_seconds=1e9),
+        runtime=Runtime(cpus=call.threads, checkpoint_every_seconds=1e9),
         hooks=Hooks(on_log=records.append),
         flops_per_token=flops,
         watch=Watch(),

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,24 @@ def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def describe(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+def describe(
+    folder: str | os.PathLike[str], known: MutableMapping[tuple[int, int, int], str] | None = None
+) -> dict[str, dict[str, Any]]:
     """{relative path: {"size": bytes, "blake2b": hex}} of a folder's files, sorted by path.
+
+    Args:
+        known: checksums by (inode, size, time of change in ns) of files that are not written again: looked up, and
+            added to.
 
     Raises:
         BadData: a symbolic link, pipe or socket (an artifact must stand alone), or a name that is not UTF-8.
         FileNotFoundError: no such folder.
     """
     found: list[tuple[str, str, int]] = []
+    identity: dict[str, tuple[int, int, int]] = {}
     for name, entry in walk(os.fspath(folder)):
         facts = entry.stat(follow_symlinks=False)
+        identity[entry.path] = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
         if not stat.S_ISREG(facts.st_mode):
             raise BadData(
                 f"{entry.path} is a link or special file; an artifact holds plain files", "write a copy instead"
@@ -110,13 +118,19 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
             raise BadData(error.message, "rename the file") from error
         found.append((name, entry.path, facts.st_size))
     found.sort()
+
+    def summed(path: str) -> str:
+        return (known or {}).get(identity[path]) or checksum(path)
+
     if len(found) > 1 and sum(size for _, _, size in found) > _PARALLEL_BYTES:
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing runs without the interpreter's lock
-            sums = list(pool.map(checksum, [path for _, path, _ in found]))
+            sums = list(pool.map(summed, [path for _, path, _ in found]))
     else:
-        sums = [checksum(path) for _, path, _ in found]
+        sums = [summed(path) for _, path, _ in found]
+    if known is not None:
+        known.update((identity[path], digest) for (_, path, _), digest in zip(found, sums, strict=True))
     return {name: {"size": size, "blake2b": digest} for (name, _, size), digest in zip(found, sums, strict=True)}
 
 

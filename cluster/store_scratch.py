@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cluster.store_base import OpenStore
 from cluster.store_errors import told
 from cluster.store_files import checked_key, checked_path, checksum, describe, encode
 
+Digests = MutableMapping[tuple[int, int, int], str]
 _WRITER = re.compile(r"^\d{6}$")
 
 
@@ -57,7 +59,7 @@ def take_over(folder: Path, key: str, writer: int) -> Path:
     return target
 
 
-def upload(files: Any, key: str, writer: int, folder: Path) -> None:
+def upload(files: Any, key: str, writer: int, folder: Path, known: Digests | None = None) -> None:
     """Store the folder's files as the writer's newest checkpoint; the one before stays until this is complete.
 
     Raises:
@@ -68,7 +70,7 @@ def upload(files: Any, key: str, writer: int, folder: Path) -> None:
     if writers and writers[-1] > writer:
         raise _superseded(key, writer, writers[-1])
     place = f"{top}/{writer:06d}"
-    contents = describe(folder)
+    contents = describe(folder, known)
     stored = set(files.children(f"{place}/objects"))
     sources = {facts["blake2b"]: name for name, facts in contents.items()}
     files.upload(
@@ -131,14 +133,17 @@ class Scratch(OpenStore):
         return take_over(base / key, key, writer)
 
     @told
-    def upload_scratch(self, claim: Claim | str, folder: Path) -> None:
+    def upload_scratch(self, claim: Claim | str, folder: Path, known: Digests | None = None) -> None:
         """Keep the folder's files as the newest complete checkpoint; nothing to do in a local store.
+
+        Args:
+            known: as of `cluster.store_files.describe`.
 
         Raises:
             LeaseLost: a later claim has uploaded one.
         """
         if self.local_root is None:
-            upload(self._files, *_writer(claim), Path(folder))
+            upload(self._files, *_writer(claim), Path(folder), known)
 
     @told
     def download_scratch(self, claim: Claim | str, folder: Path) -> bool:

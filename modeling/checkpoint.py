@@ -27,10 +27,15 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, head: Mappin
             model, whose trunk alone `load_transformer` can read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"model": config.model_dump(mode="json"), "head": dict(head)}, indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG).write_bytes(config_file(config, head))
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, str(folder / WEIGHTS))
+
+
+def config_file(config: ModelConfig, head: Mapping[str, Any] = NO_HEAD) -> bytes:
+    """What `save_model` writes beside the weights, as `config.json`."""
+    text = json.dumps({"model": config.model_dump(mode="json"), "head": dict(head)}, indent=2, sort_keys=True)
+    return (text + "\n").encode()
 
 
 def load_config(folder: Path) -> ModelConfig:

@@ -9,13 +9,11 @@ Ranks agree on stopping and on checkpoints because the flags travel with the los
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,13 @@ from torch import Tensor, nn
 
 from modeling.best import Best
 from modeling.budget import within_minutes
+from modeling.checkpoints.checkpointer import Checkpointer
+from modeling.checkpoints.policy import CheckpointPolicy
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
 from modeling.errors import ConfigError, TrainingStopped
 from modeling.kernels import keep_freed_memory
 from modeling.recompute import recomputing
 from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
-from modeling.resume import load_checkpoint, save_checkpoint
 from modeling.schedule import LoopConfig, learning_rate
 from modeling.step import Batch, Stepped, Stepper
 from modeling.validation import HeldOut, validate
@@ -49,6 +48,7 @@ def fit(
     flops_per_token: float | None = None,
     watch: Watch | None = None,
     held_out: HeldOut | None = None,
+    model_files: Mapping[str, bytes] | None = None,
 ) -> FitResult:
     """Train `model` in place, as long as `loop` says; every rank of the process group calls it.
 
@@ -59,7 +59,7 @@ def fit(
             the model's forward wants them, and optionally `sample_ids`.
         engine_config: DeepSpeed's configuration, from `cluster.deepspeed.engine_config`; it decides
             ZeRO stage and the split into micro-batches.
-        runtime: `cpus` (threads) and `checkpoint_every_seconds` are read.
+        runtime: `cpus` (threads) and the fields of CheckpointPolicy are read.
         activation_checkpointing: compute the blocks' inner values again in the backward pass (`modeling.recompute`).
         checkpoint_dir: continue from its newest checkpoint, and write there; None: neither.
         hooks: called on rank 0 only.
@@ -68,6 +68,7 @@ def fit(
         held_out: examples for the validation loss, after every `loop.validate_every_steps` steps and the last one.
             It changes nothing about training, but that `loop.patience` may end it early, and that with
             `loop.keep=best` the model on rank 0 ends with the weights of the lowest validation loss.
+        model_files: {name: bytes}, what makes a usable model of a checkpoint's weights (config.json, tokenizer).
 
     Raises:
         NonFiniteLoss: the loss or the gradient norm is NaN or infinite; no checkpoint holds it.
@@ -96,8 +97,10 @@ def fit(
         try:
             stepper = Stepper(engine, trained, loop, engine_config, rank, world_size, device)
             watching = Watching(stepper, model, watch or Watch(), hooks)
-            run = _Run(stepper, runtime, checkpoint_dir, hooks, flops_per_token, watching, held_out)
-            with watching, recomputing(trained, activation_checkpointing):
+            policy = CheckpointPolicy(**{name: getattr(runtime, name) for name in CheckpointPolicy.model_fields})
+            checkpoints = Checkpointer(stepper, checkpoint_dir, policy, model_files or {}, hooks)
+            run = _Run(stepper, checkpoints, hooks, flops_per_token, watching, held_out)
+            with watching, checkpoints, recomputing(trained, activation_checkpointing):
                 result = run.train(next_batch)
             weights = full_weights(engine, trained) | run.best.weights(run.progress)
         finally:
@@ -142,8 +145,7 @@ class _Run:
     def __init__(
         self,
         stepper: Stepper,
-        runtime: Any,
-        folder: Path | None,
+        checkpoints: Checkpointer,
         hooks: Hooks,
         flops_per_token: float | None,
         watching: Watching,
@@ -151,41 +153,35 @@ class _Run:
     ) -> None:
         from modeling.flops import peak_flops
 
-        self.stepper, self.loop, self.hooks, self.folder = stepper, stepper.loop, hooks, folder
-        self.watching = watching
-        self.held_out, self.best = held_out, Best(stepper.loop, folder, stepper.rank)
-        self.checkpoint_every = float(runtime.checkpoint_every_seconds)
+        self.stepper, self.loop, self.hooks = stepper, stepper.loop, hooks
+        self.checkpoints, self.watching = checkpoints, watching
+        self.held_out, self.best = held_out, Best(stepper.loop, checkpoints.folder, stepper.rank)
         peak = peak_flops(stepper.device, self.loop.precision) if flops_per_token else None
         self.mfu_per_token = flops_per_token / (peak * stepper.world_size) if flops_per_token and peak else None
-        self.fits = {
-            "world_size": stepper.world_size,
-            "zero_stage": stepper.zero_stage,
-            "parameters": sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in stepper.model.parameters()),
-        }
         self.progress = Progress(loss_scale=stepper.loss_scale)
         self.progress.clear_interval(len(stepper.parts))
         self.rates: list[float] = []
-        self.checkpoints, self.checkpoint_seconds, self.validation_seconds = 0, 0.0, 0.0
+        self.validation_seconds = 0.0
         self.validation: dict[str, float] = {}
 
     def train(self, next_batch: Callable[[int], Batch]) -> FitResult:
         first = self._resume()
         self.progress.planned_steps = self.loop.steps
-        self.last_checkpoint = self.last_log = time.monotonic()
+        self.last_log = time.monotonic()
         self.logged_tokens = self.progress.tokens
         for step in range(first, self.loop.steps):
-            due = self.folder is not None and time.monotonic() - self.last_checkpoint >= self.checkpoint_every
             last = step + 1 == self.loop.steps
             every = self.loop.validate_every_steps
             validates = self.held_out is not None and (last or (every > 0 and (step + 1) % every == 0))
             logs = (step + 1) % self.loop.log_every_steps == 0 or last or validates
             around_update = self.watching.begin(step, logs)
             rows = next_batch(step)
-            flags = [self.hooks.should_stop(), due]
+            flags = [self.hooks.should_stop(), *self.checkpoints.flags()]
             done = self.stepper.step(step, rows, learning_rate(self.loop, step), flags, around_update)
             self.last_log += self.watching.end(step, self.progress)  # tokens/s is of training
             self.progress.add(done.sums, done.counts, done.tokens)
-            stop, due = (raised > 0 for raised in done.flags)
+            stop, *raised = done.flags
+            due = self.checkpoints.heard(raised)
             figures = self._validate(step + 1) if validates else {}
             early = self.best.stops(self.progress) and not last
             if logs:
@@ -195,27 +191,30 @@ class _Run:
                     f"stopped early after step {step + 1}: the last {self.loop.patience} validations were no better "
                     f"than the one after step {self.progress.best_step}, {self.progress.best_loss:.4f} nats"
                 )
+                self.checkpoints.finish()
                 return self._result(first, step + 1, early=True)
-            if (due or stop) and self.folder is not None and not last:
+            if (due or stop or self.checkpoints.due_at(step + 1, self.progress)) and not last:
                 self._checkpoint(step + 1)
             if stop:
+                self.checkpoints.finish()
                 raise TrainingStopped(step + 1)
+        self.checkpoints.finish()
         return self._result(first, self.loop.steps)
 
     def _resume(self) -> int:
-        if self.folder is None:
-            return 0
-        found = load_checkpoint(self.stepper.engine, self.folder, self.fits, self.hooks.note)
+        found = self.checkpoints.resume()
         if found is None:
             return 0
-        step, progress = found
-        self.progress = Progress(**progress)
+        step, self.progress = found
         self.stepper.loss_scale = self.progress.loss_scale
         self.best.resume(self.progress, self.hooks.note)
         if self.progress.planned_steps and self.progress.planned_steps != self.loop.steps:
             # a budget in minutes, of which nothing but the checkpoint is left
             self.loop = self.stepper.loop = self.loop.model_copy(update={"steps": self.progress.planned_steps})
         self.hooks.note(f"continuing after step {step}")
+        self.hooks.on_resume(self.progress.history)
+        for row in self.progress.updates:
+            self.hooks.on_updates(row["step"], row["layers"])
         return step
 
     def _validate(self, steps_done: int) -> dict[str, float]:
@@ -257,14 +256,9 @@ class _Run:
         self.hooks.on_log(record)
 
     def _checkpoint(self, steps_done: int) -> None:
-        assert self.folder is not None
-        began = time.monotonic()
-        save_checkpoint(self.stepper.engine, self.folder, steps_done, asdict(self.progress), self.fits)
-        self.hooks.on_checkpoint(steps_done)
-        self.last_checkpoint = time.monotonic()
-        stall = self.last_checkpoint - began
-        self.checkpoints, self.checkpoint_seconds = self.checkpoints + 1, self.checkpoint_seconds + stall
-        self.last_log += stall  # reported apart
+        before = self.checkpoints.stall_seconds
+        self.checkpoints.take(steps_done, self.progress)
+        self.last_log += self.checkpoints.stall_seconds - before  # tokens/s is of training; stalls are reported apart
 
     def _result(self, first: int, steps: int, early: bool = False) -> FitResult:
         rate = statistics.median(self.rates) if self.rates else 0.0
@@ -282,8 +276,9 @@ class _Run:
             step_seconds=self.watching.step_seconds(),
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             resumed_from=first,
-            checkpoints=self.checkpoints,
-            checkpoint_seconds=self.checkpoint_seconds,
+            checkpoints=self.checkpoints.count,
+            checkpoint_seconds=self.checkpoints.stall_seconds,
+            checkpoint_write_seconds=self.checkpoints.write_seconds,
             memory=self.watching.memory(),
             updates=self.progress.updates,
             samples=self.progress.samples,

@@ -57,6 +57,8 @@ class Hooks:
 
     on_log: Callable[[LogRecord], None] = lambda record: None
     should_stop: Callable[[], bool] = lambda: False
+    on_resume: Callable[[Sequence[Mapping[str, Any]]], None] = lambda history: None
+    """Training goes on from a checkpoint: the rows logged until then, some of which may never have arrived."""
     on_checkpoint: Callable[[int], None] = lambda step: None
     """A checkpoint of so many steps is complete on disk."""
     note: Callable[[str], None] = lambda message: None
@@ -69,6 +71,8 @@ class Hooks:
     """What `Watch.sample` gave after so many steps."""
     on_trace: Callable[[Path], None] = lambda path: None
     """The profiler's trace has been written."""
+    on_decision: Callable[[str, str, str], None] = lambda error, message, decision: None
+    """Training met a condition and goes on: its class (as the executor's), what happened, what was decided."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ class FitResult:
     """Steps already done in an earlier attempt."""
     checkpoints: int = 0
     checkpoint_seconds: float = 0.0
+    """How long training stood still for them."""
+    checkpoint_write_seconds: float = 0.0
+    """How long rank 0 wrote them, beside it."""
     memory: Sequence[Mapping[str, int]] = ()
     """`modeling.memory_use` of every rank, and each one's peaks; on rank 0."""
     updates: Sequence[Mapping[str, Any]] = ()

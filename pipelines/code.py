@@ -28,6 +28,15 @@ PACKAGES = ("pipelines", "tasks", "modeling", "cluster")
 PLACEMENT = frozenset(
     {
         "tasks.base",
+        "modeling.checkpoints.capture",
+        "modeling.checkpoints.checkpointer",
+        "modeling.checkpoints.layout",
+        "modeling.checkpoints.policy",
+        "modeling.checkpoints.reader",
+        "modeling.checkpoints.shards",
+        "modeling.checkpoints.snapshot",
+        "modeling.checkpoints.universal",
+        "modeling.checkpoints.writer",
         "modeling.config",
         "modeling.errors",
         "modeling.hardware",

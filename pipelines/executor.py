@@ -157,13 +157,15 @@ class Executor:
             self.event(event)
 
     def event(self, event: Event) -> None:
-        """Take a stage's progress or metric."""
+        """Take a stage's progress, metric or decision."""
         name = event["stage"]
         if event["type"] == "metric":
             self.tracker.metric(name, event["step"], event["values"])
             self.record.stage(name)["last"] = event["values"]
         elif event["type"] == "file":
             self.tracker.file(name, event["name"], event["path"])
+        elif event["type"] == "decision":
+            self._decided(name, event["error"], event["message"], event["decision"])
         else:
             self.record.stage(name)["progress"] = {k: event[k] for k in ("done", "total", "unit", "shown")}
         self.notify()
@@ -308,9 +310,7 @@ class Executor:
             self._lost.discard(name)
         decision = self._again(live, error)
         if decision:
-            self.record.stage(name).setdefault("decisions", []).append(
-                {"time": time.time(), "error": error["class"], "message": error["message"][:500], "decision": decision}
-            )
+            self._decided(name, error["class"], error["message"], decision)
             live.attempt += 1
             self._state(live, "pending")
             self._ready.append(name)
@@ -319,6 +319,10 @@ class Executor:
         self._state(live, "failed", error=error)
         self.tracker.ended(name, "FAILED", None, error=error)
         self._skip_descendants(name)
+
+    def _decided(self, name: str, error: str, message: str, decision: str) -> None:
+        entry = {"time": time.time(), "error": error, "message": message[:500], "decision": decision}
+        self.record.stage(name).setdefault("decisions", []).append(entry)
 
     def _again(self, live: Live, error: dict[str, Any]) -> str:
         """The decision to try again, in words; empty to stop."""

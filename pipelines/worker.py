@@ -24,12 +24,15 @@ from typing import Any
 from cluster.errors import BadData
 from cluster.leases import Claim
 from cluster.store import Store
+from cluster.store_uploads import Uploads
 from tasks.base import Artifact, Runtime, Task
 
 Event = dict[str, Any]
 Sink = Callable[[list[Event]], None]
 
 MANIFEST_FORMAT = 1
+UPLOAD_GRACE_SECONDS = 30.0
+"""How long a stage that has failed waits for its newest checkpoint to reach a remote store."""
 
 
 @dataclass
@@ -76,6 +79,7 @@ class StageContext:
         self._progress: Event | None = None
         self._sent = 0.0
         self._lock = threading.Lock()
+        self._uploads = Uploads(store, job.claim, self._upload_failed, log.write)
 
     @property
     def work(self) -> Path:
@@ -144,7 +148,20 @@ class StageContext:
         return False  # the driver interrupts the task itself
 
     def publish_scratch(self) -> None:
-        self._store.upload_scratch(self._job.claim, self.scratch)
+        self._uploads.submit(self.scratch)
+
+    def decided(self, error: str, message: str, decision: str) -> None:
+        with self._lock:
+            self._pending.append({"type": "decision", "error": error, "message": message, "decision": decision})
+        self.flush()
+
+    def close(self, wait_seconds: float) -> None:
+        """The stage is at its end; checkpoints that are still on their way to the store get so long."""
+        self._uploads.close(wait_seconds)
+
+    def _upload_failed(self, message: str, decision: str) -> None:
+        self.log(f"{message}: {decision}")
+        self.decided("unreachable", message, decision)
 
     def flush(self, every: float = 0.0) -> None:
         """Send what is pending, at most each `every` seconds."""
@@ -267,6 +284,7 @@ def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> 
     context = StageContext(job, store, folder, work, log, sink)
     try:
         metrics = job.task.run(context) or {}
+        context.close(0)
         context.flush()
         ran = time.time()
         manifest = {
@@ -284,7 +302,9 @@ def _make(job: Job, store: Store, log: StageLog, sink: Sink, started: float) -> 
         }
         published = store.publish(job.claim, folder, manifest)
     except BaseException:
+        context.close(UPLOAD_GRACE_SECONDS)  # the next attempt may be on another machine
         with contextlib.suppress(Exception):
+            context.flush()
             store.discard_attempt(job.claim)
         raise
     finally:

@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from modeling.checkpoints.policy import CheckpointPolicy
 from modeling.config import Config
 from modeling.errors import ConfigError
 
@@ -44,7 +45,7 @@ def _own_settings(value: Any) -> Any:
     return settings
 
 
-class Runtime(Config):
+class Runtime(CheckpointPolicy):
     """Where a stage runs and how fast: placement. Never part of a stage's key.
 
     The same stage gives the same result on any placement, to float tolerance; on the same
@@ -77,7 +78,6 @@ class Runtime(Config):
         pattern=r"^([1-9]\d*(:[1-9]\d*)?)?$",
         description="keep a profiler's trace with the run: of steps from:to, or of so many after the second",
     )
-    checkpoint_every_seconds: float = Field(60, gt=0, description="wall time between training checkpoints")
     max_retries: int = Field(3, ge=0, description="how often a lost worker is replaced")
     resources: dict[str, float] = Field(default_factory=dict, description="further Ray resources per worker")
 
@@ -236,4 +236,11 @@ class Context(Protocol):
         """True once the run was asked to stop; long loops look at it and return early by raising."""
 
     def publish_scratch(self) -> None:
-        """Tell the engine that `scratch` holds a new complete checkpoint (it uploads it where the store is remote)."""
+        """Tell the engine that `scratch` holds a new complete checkpoint.
+
+        Where the store is remote it is uploaded in the background, and again until the store takes it. Files whose
+        names begin with a dot stay here.
+        """
+
+    def decided(self, error: str, message: str, decision: str) -> None:
+        """A decision of the stage's own about something that went wrong (its class, what, and what is done)."""

@@ -21,7 +21,7 @@ from modeling.schedule import LoopConfig, Schedule
 from tasks.base import Context, Model, Task, Tokenizer
 from tasks.datasets import Dataset
 from tasks.pretrain import shape_of
-from tasks.training import fit_on_rank, same_tokenizer, timings, train
+from tasks.training import fit_on_rank, model_files, same_tokenizer, timings, train
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
@@ -157,7 +157,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     """What every worker runs. Rank 0 writes the model and returns {metrics, timings}."""
     import json
 
-    from modeling.checkpoint import load_transformer, save_model
+    from modeling.checkpoint import NO_HEAD, load_transformer, save_model
     from modeling.step import rank_rows
     from tasks.datasets import read_rows
     from tasks.downstream.encode import Batches, Encoder, collate
@@ -189,6 +189,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         runtime=payload["runtime"],
         length_tokens=head["length_tokens"],
         checkpoint_dir=Path(payload["scratch"]),
+        model_files=model_files(rank, config, NO_HEAD, out),
     )
     if rank.rank:
         return {}

@@ -22,14 +22,21 @@ from modeling.optimizers.settings import check_stage
 from modeling.schedule import LoopConfig
 from tasks.base import Artifact, Context, Examples, Model, Task, Tokenizer
 from tasks.objectives.settings import ObjectiveSettings, parse
-from tasks.training import fit_on_rank, same_tokenizer, timings, train, write_watched
+from tasks.training import (
+    TOKENIZER_FILES,
+    fit_on_rank,
+    model_files,
+    same_tokenizer,
+    timings,
+    train,
+    write_watched,
+)
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
 
 SAMPLED_ROWS = 256
 """Rows that the share of labels, for counting FLOPs, is taken from."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer-info.json")
 
 
 class Pretrain(Task):
@@ -196,6 +203,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         held_out=validation,
         sampler=sampler,
         watch_layers=True,
+        model_files=model_files(rank, config, head, out),
     )
     if rank.rank:
         return {}

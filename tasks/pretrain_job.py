@@ -132,6 +132,8 @@ def _show(event: Mapping[str, Any]) -> None:
         print(f"step {event['step']}  {figures}", flush=True)
     elif event["kind"] == "note":
         print(event["message"], flush=True)
+    elif event["kind"] == "decision":
+        print(f"{event['message']}: {event['decision']}", flush=True)
 
 
 def main(arguments: list[str]) -> int:

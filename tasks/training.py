@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cluster.workers import RankContext, Work
+    from modeling.architecture import ModelConfig
     from modeling.records import FitResult
     from modeling.schedule import LoopConfig
     from modeling.validation import HeldOut
     from tasks.samples import Sampler
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer-info.json")
 TIMINGS = (
     "tokens_per_second",
     "mfu",
@@ -30,6 +32,7 @@ TIMINGS = (
     "resumed_from",
     "checkpoints",
     "checkpoint_seconds",
+    "checkpoint_write_seconds",
     "validation_seconds",
 )
 
@@ -69,10 +72,16 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
                 Path(event["path"]).unlink()
         elif kind == "placed":
             ctx.placed(event["facts"])
+        elif kind == "history":
+            for row in event["rows"]:  # those that are there already are dropped
+                ctx.metric(row["step"], {name: x for name, x in row.items() if name != "step" and x is not None})
         elif kind == "checkpoint":
             ctx.publish_scratch()
         elif kind == "note":
             ctx.log(event["message"])
+        elif kind == "decision":
+            ctx.log(f"{event['message']}: {event['decision']}")
+            ctx.decided(event["error"], event["message"], event["decision"])
 
     runtime = ctx.runtime
     try:
@@ -108,6 +117,7 @@ def fit_on_rank(
     held_out: HeldOut | None = None,
     sampler: Sampler | None = None,
     watch_layers: bool = False,
+    model_files: Mapping[str, bytes] | None = None,
 ) -> FitResult:
     """`fit` as placed by `runtime`, with its events sent to the stage."""
     from modeling.loop import fit
@@ -130,6 +140,9 @@ def fit_on_rank(
         if samples:
             text = as_html(step, samples)
             rank.emit({"kind": "file", "name": f"samples/step-{step:08d}.html", "text": text})
+
+    def on_decision(error: str, message: str, decision: str) -> None:
+        rank.emit({"kind": "decision", "error": error, "message": message, "decision": decision})
 
     config = placed_engine(
         runtime,
@@ -156,8 +169,10 @@ def fit_on_rank(
         hooks=Hooks(
             on_log=on_log,
             should_stop=rank.should_stop,
+            on_resume=lambda rows: rank.emit({"kind": "history", "rows": list(rows)}),
             on_checkpoint=lambda step: rank.emit({"kind": "checkpoint", "step": step}),
             note=lambda message: rank.emit({"kind": "note", "message": message}),
+            on_decision=on_decision,
             on_updates=on_updates,
             on_memory=on_memory,
             on_samples=on_samples,
@@ -172,6 +187,7 @@ def fit_on_rank(
             profile=runtime.profiled,
             trace=checkpoint_dir / "trace.json.gz" if checkpoint_dir else None,
         ),
+        model_files=model_files,
     )
 
 
@@ -223,6 +239,16 @@ def placed_engine(
         bucket_elements=runtime.bucket_elements,
         own=runtime.deepspeed,
     )
+
+
+def model_files(rank: RankContext, config: ModelConfig, head: Mapping[str, Any], out: Path) -> dict[str, bytes]:
+    """What makes a usable model of a checkpoint's weights: its config, and the tokenizer's files that are in `out`."""
+    from modeling.checkpoint import CONFIG, config_file
+
+    if rank.rank:
+        return {}
+    tokenizer = [out / name for name in TOKENIZER_FILES]
+    return {CONFIG: config_file(config, head), **{p.name: p.read_bytes() for p in tokenizer if p.is_file()}}
 
 
 def timings(result: FitResult) -> dict[str, float]:

@@ -5,6 +5,7 @@ processes, as a reused worker would, and returns rank 0's results. A scenario is
 arguments. Starting a process costs seconds (torch, DeepSpeed), hence the list.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,10 @@ def train(
     validate_every: int = 0,
     die_at: int = -1,
     die_rank: int = 0,
+    die_at_sync: int = 0,
+    stop_after: int = 0,
+    scratch: str = "scratch",
+    background: bool = False,
     watched: bool = False,
     batch_size: int = BATCH,
     activation_checkpointing: bool = False,
@@ -81,7 +85,9 @@ def train(
 
     placement: further arguments of `engine_config`.
     batch_from: rows of the first step; the batch grows over three full ones.
-
+    checkpoints: after every step, into `folder/scratch`; in the `background`, whenever one can be written.
+    stop_after: end after so many steps, with a checkpoint, as a cancelled run does.
+    die_at_sync: the call of fsync, counted from 1, in which `die_rank` is killed: while a checkpoint is written.
     die_at: the step before whose batch the rank `die_rank` is killed (SIGKILL), in its first life.
     """
     import numpy as np
@@ -90,6 +96,7 @@ def train(
 
     from cluster.deepspeed import engine_config
     from modeling.checkpoint import save_model
+    from modeling.errors import TrainingStopped
     from modeling.heads.language import LanguageModel
     from modeling.loop import fit
     from modeling.records import Hooks, Watch
@@ -97,6 +104,7 @@ def train(
     from modeling.step import rank_rows
     from modeling.validation import HeldOut
     from modeling.transformer import preset as make_config
+    from tasks.base import Runtime
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = make_config(preset, layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=dropout)
@@ -116,43 +124,50 @@ def train(
         validate_every_steps=validate_every,
     )
     notes: list[str] = []
+    made = [0]
 
     def next_batch(step: int) -> dict[str, np.ndarray]:
         if step == die_at and rank == die_rank:
             os.kill(os.getpid(), signal.SIGKILL)
+        made[0] = step + 1
         batch = global_batch(step, pairs)
         rows = rank_rows(batch_size_at(loop, step), rank, world_size)
         return {key: value[rows.start : rows.stop] for key, value in batch.items()}
 
-    result = fit(
-        model,
-        loop,
-        next_batch,
-        engine_config=engine_config(
-            batch_size=batch_size,
-            world_size=world_size,
-            length_tokens=LENGTH,
-            zero_stage=stage,
-            micro_batch=micro_batch,
-            clip_norm=clip_norm,
-            **(placement or {}),
-        ),
-        activation_checkpointing=activation_checkpointing,
-        runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
-        checkpoint_dir=folder / "scratch" if checkpoints else None,
-        hooks=Hooks(note=notes.append),
-        watch=Watch(
-            layer_updates=3,
-            samples=2,
-            sample=first_predictions,
-            profile=range(2, 4) if stage in (0, 3) else range(0),
-            trace=folder / f"{name}-trace.json.gz",
+    if die_at_sync and rank == die_rank:
+        _die_at_sync(die_at_sync)
+    try:
+        result = fit(
+            model,
+            loop,
+            next_batch,
+            engine_config=engine_config(
+                batch_size=batch_size,
+                world_size=world_size,
+                length_tokens=LENGTH,
+                zero_stage=stage,
+                micro_batch=micro_batch,
+                clip_norm=clip_norm,
+                **(placement or {}),
+            ),
+            activation_checkpointing=activation_checkpointing,
+            runtime=Runtime(checkpoint_every_seconds=1e-9, checkpoint_background=background),
+            checkpoint_dir=folder / scratch if checkpoints else None,
+            hooks=Hooks(note=notes.append, should_stop=lambda: stop_after == made[0]),
+            watch=Watch(
+                layer_updates=3,
+                samples=2,
+                sample=first_predictions,
+                profile=range(2, 4) if stage in (0, 3) else range(0),
+                trace=folder / f"{name}-trace.json.gz",
+            )
+            if watched
+            else None,
+            # three chunks for two ranks: one of them makes a pass that does not count
+            held_out=HeldOut(3, lambda chunk: global_batch(1000 + chunk, pairs)) if validate_every else None,
         )
-        if watched
-        else None,
-        # three chunks for two ranks: one of them makes a pass that does not count
-        held_out=HeldOut(3, lambda chunk: global_batch(1000 + chunk, pairs)) if validate_every else None,
-    )
+    except TrainingStopped as stopped:
+        return {"stopped": stopped.step, "notes": notes}
     if rank == 0:
         save_model(folder / name, model, config)
     return {
@@ -165,6 +180,18 @@ def train(
         "memory": result.memory,
         "step_seconds": result.step_seconds,
     }
+
+
+def _die_at_sync(call: int) -> None:
+    """Kill this process in the `call`-th call of os.fsync: a file of a checkpoint is written, the next is not."""
+    calls, sync = itertools.count(1), os.fsync
+
+    def dying(file: int) -> None:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(file)
+
+    os.fsync = dying
 
 
 def first_predictions(model: Any) -> list[int]:

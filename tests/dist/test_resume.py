@@ -1,12 +1,13 @@
 """A run that is killed goes on, and ends with the bytes of one that was not."""
 
 import json
-from types import SimpleNamespace
+import shutil
 
 import numpy as np
 import pytest
 
 from cluster.deepspeed import engine_config
+from modeling.checkpoints import layout
 from modeling.errors import ConfigError, NonFiniteLoss, TrainingStopped
 from modeling.heads.base import LossSum
 from modeling.heads.language import LanguageModel
@@ -15,7 +16,8 @@ from modeling.records import Hooks
 from modeling.schedule import LoopConfig
 from modeling.step import rank_rows
 from modeling.transformer import preset
-from tests.dist.ranks import BATCH, LENGTH, global_batch, run_ranks, train
+from tasks.base import Runtime
+from tests.dist.ranks import BATCH, LENGTH, global_batch, run_ranks
 
 # Dropout and two micro-batches, so that the state of the random numbers counts.
 RUN = {"name": "model", "steps": 9, "dropout": 0.1, "preset": "bert-tiny", "checkpoints": True, "micro_batch": 2}
@@ -38,6 +40,24 @@ def test_killed_and_continued_equals_undisturbed(tmp_path, world_size, stage, di
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_killed_while_writing_in_the_background(tmp_path):
+    """Rank 1 dies in its third file: a checkpoint is in its place, the one after it is half written."""
+    run = {**RUN, "stage": 2, "background": True}
+    undisturbed = run_ranks(2, tmp_path / "undisturbed", [run])
+    assert undisturbed is not None, (tmp_path / "undisturbed/rank-0.log").read_text()
+    killed = tmp_path / "killed"
+    assert run_ranks(2, killed, [{**run, "die_rank": 1, "die_at_sync": 3}]) is None
+    (whole,) = (killed / "scratch").glob("step-*")
+    (killed / "scratch/.partial-00000099").mkdir(exist_ok=True)  # rank 0 may have had the time to clean up its own
+    continued = run_ranks(2, killed, [run])
+    assert continued is not None, (killed / "rank-0.log").read_text()
+    assert f"step-{continued[0]['resumed_from']:08d}" == whole.name
+    assert continued[0]["history"] == undisturbed[0]["history"]
+    weights = [tmp_path / part / "model/model.safetensors" for part in ("undisturbed", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not list((killed / "scratch").glob(".partial-*"))
+
+
 def arguments(**changes):
     import torch
 
@@ -45,7 +65,7 @@ def arguments(**changes):
     model = LanguageModel(preset("modern-tiny", layers=1, width=32, heads=2, ff_width=64, vocab_size=90))
     loop = LoopConfig(steps=4, batch_size=BATCH, log_every_steps=1)
     config = engine_config(batch_size=BATCH, world_size=1, length_tokens=LENGTH, zero_stage=1, clip_norm=1.0)
-    runtime = SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9)
+    runtime = Runtime(checkpoint_every_seconds=1e-9, checkpoint_background=False)
     given = {"model": model, "loop": loop, "next_batch": global_batch, "engine_config": config, "runtime": runtime}
     return {**given, **changes}
 
@@ -57,21 +77,24 @@ def test_broken_checkpoints_are_passed_over_and_named(tmp_path):
         fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(should_stop=lambda: next(steps) == 2)))
     newest, older = tmp_path / "step-00000003", tmp_path / "step-00000002"
     shard = next(newest.rglob("*optim_states.pt"))
-    shard.write_bytes(shard.read_bytes()[:-100])
-    assert fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(note=notes.append))).resumed_from == 2
-    assert any("step-00000003" in note and shard.name in note for note in notes)
+    whole = bytearray(shard.read_bytes())
+    for broken in (
+        whole[:-100],
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :],
+    ):
+        folder = tmp_path / f"{len(broken)}-bytes"
+        shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("*-bytes"))
+        (folder / shard.relative_to(tmp_path)).write_bytes(broken)
+        notes.clear()
+        assert fit(**arguments(checkpoint_dir=folder, hooks=Hooks(note=notes.append))).resumed_from == 2
+        assert any("step-00000003" in note and shard.name in note for note in notes)
+        assert layout.read_note(folder / "step-00000003")["step"] == 3  # made again
+    shutil.rmtree(newest)
     (older / "complete.json").write_text("{")
     for path in tmp_path.glob("step-*"):
         if path != older:
             (path / "complete.json").unlink()
     assert fit(**arguments(checkpoint_dir=tmp_path, hooks=Hooks(note=notes.append))).resumed_from == 0
-
-
-def test_a_checkpoint_of_another_placement_is_named_and_not_used(tmp_path):
-    train(tmp_path, name="a", steps=3, checkpoints=True)
-    found = train(tmp_path, name="b", steps=3, checkpoints=True, stage=2)
-    assert found["resumed_from"] == 0
-    assert any("zero_stage 0 → 2" in note for note in found["notes"])
 
 
 def test_stopping_writes_a_checkpoint_and_the_rest_follows(tmp_path):
@@ -84,7 +107,12 @@ def test_stopping_writes_a_checkpoint_and_the_rest_follows(tmp_path):
     assert checkpoints == [2, 3]
     assert rest.history == full.history
     note = json.loads((tmp_path / "step-00000003/complete.json").read_text())
-    assert note["fits"] == {"parameters": note["fits"]["parameters"], "world_size": 1, "zero_stage": 1}
+    assert {name: note["fits"][name] for name in ("world_size", "zero_stage", "optimizer", "nvme")} == {
+        "world_size": 1,
+        "zero_stage": 1,
+        "optimizer": "AdamW",
+        "nvme": False,
+    }
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path):

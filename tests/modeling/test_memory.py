@@ -1,7 +1,6 @@
 """Memory by ZeRO part: the table of the module, DeepSpeed's own tensors, offload, and what fits."""
 
 import gc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from modeling.checkpoint import build_model
 from modeling.memory import GIB, Placed, memory, most_rows, optimizer_bytes, static
 from modeling.optimizers import OPTIMIZERS
 from modeling.shapes import count, parameter_shapes
+from tasks.base import Runtime
 
 LM = {"name": "language-model", "settings": {}}
 PSI = 1_000_000
@@ -71,7 +71,7 @@ def test_between_steps_the_engine_holds_what_the_table_says(stage):
         LoopConfig(steps=3, batch_size=2),
         next_batch,
         engine_config=plan,
-        runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e9),
+        runtime=Runtime(checkpoint_every_seconds=1e9),
     )
     shapes = parameter_shapes(config, LM)
     placed = Placed.of(plan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from modeling.loop import fit
 from modeling.records import Hooks
 from modeling.schedule import LoopConfig
 from modeling.validation import LABEL_BYTES, HeldOut
+from tasks.base import Runtime
 from tests.dist.ranks import BATCH, LENGTH, VOCABULARY, global_batch
 
 
@@ -31,7 +31,7 @@ def trained(tmp_path=None, held_out=None, hooks=None, **loop):
         settings,
         global_batch,
         engine_config=engine_config(batch_size=BATCH, world_size=1, length_tokens=LENGTH, zero_stage=1, clip_norm=1.0),
-        runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
+        runtime=Runtime(checkpoint_every_seconds=1e-9, checkpoint_background=False),
         checkpoint_dir=tmp_path,
         hooks=hooks,
         held_out=held_out,

@@ -37,6 +37,10 @@ runtimes = st.builds(
     samples=st.integers(0, 9),
     profile_steps=st.sampled_from(["", "3", "5:9"]),
     checkpoint_every_seconds=st.floats(1, 1e4),
+    checkpoint_keep_last=st.integers(1, 9),
+    checkpoint_keep_every_steps=st.integers(0, 1000),
+    checkpoint_keep_best=st.booleans(),
+    checkpoint_background=st.booleans(),
     max_retries=st.integers(0, 9),
     resources=st.dictionaries(st.text("abc", min_size=1), st.floats(0, 4), max_size=2),
 )

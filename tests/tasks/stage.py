@@ -59,6 +59,9 @@ class FolderContext:
     def publish_scratch(self) -> None:
         pass
 
+    def decided(self, error: str, message: str, decision: str) -> None:
+        self.logged.append(f"{error}: {message}: {decision}")
+
 
 def run_stage(task: Task, out: Path, **inputs: Path) -> FolderContext:
     """Run `task` into the new folder `out`; `inputs` are the folders behind its edges."""

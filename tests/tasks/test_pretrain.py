@@ -18,6 +18,7 @@ from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
 from tasks.pretrain import Pretrain
 from tasks.tokenizer import TrainTokenizer
+from tasks.training import TOKENIZER_FILES
 from tests.tasks.jobs import make_job, torchrun
 from tests.tasks.small_model import SomeModel, tokenizer_folder
 from tests.tasks.stage import FolderContext, digests, run_stage
@@ -126,6 +127,9 @@ def test_cancelled_and_continued_gives_the_same_files(plain, inputs, tmp_path):
     with pytest.raises(Cancelled, match="after step 15 of 40"):
         task().run(context)
     assert not (context.out / "model.safetensors").exists()
+    checkpoint = context.scratch / "step-00000015" / "model"  # a usable model
+    assert {p.name for p in checkpoint.iterdir()} == {"config.json", "model.safetensors", *TOKENIZER_FILES}
+    assert load_model(checkpoint).config.width == SHAPE.width
     metrics = task().run(context)
     assert context.timings["resumed_from"] == 15
     assert digests(context.out) == digests(plain.out)
