@@ -91,10 +91,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Room:
-    """What a worker has. `bytes` 0: not known, so nothing is refused."""
+    """What a worker has: memory of its device, and beside a GPU its share of the host's. 0: not known, not refused."""
 
     bytes: int
     what: str
+    host_bytes: int = 0
+
+    def holds(self, needed: Memory) -> bool:
+        device = not self.bytes or needed.total <= self.bytes
+        return device and (not self.host_bytes or needed.host_total <= self.host_bytes)
 
 
 @dataclass
@@ -109,7 +114,7 @@ class Need:
 
     @property
     def fits(self) -> bool:
-        return not self.room.bytes or self.memory.total <= self.room.bytes
+        return self.room.holds(self.memory)
 
     def as_json(self) -> dict[str, Any]:
         work, runtime = self.training.work, self.training.runtime
@@ -125,6 +130,7 @@ class Need:
             "device": work.device,
             **self.memory.as_json(),
             "available_bytes": self.room.bytes or None,
+            "available_host_bytes": self.room.host_bytes or None,
             "available": self.room.what,
             "fits": self.fits if self.room.bytes else None,
             "advice": self.advice,
@@ -155,7 +161,7 @@ def needs(nodes: Iterable[Node], *, gpu_name: str = "", machines: Sequence[Machi
             continue
         need = Need([node.name], training, training.memory(), room_of(training.runtime, gpu_name, machines))
         if not need.fits:
-            need.advice = list(advice(training, lambda runtime: room_of(runtime, gpu_name, machines).bytes))
+            need.advice = list(advice(training, lambda runtime: room_of(runtime, gpu_name, machines)))
         found[alike] = need
     return list(found.values())
 
@@ -166,8 +172,12 @@ def refuse(found: Iterable[Need]) -> None:
         if need.fits:
             continue
         training, work = need.training, need.training.work
-        largest = sorted(need.memory.parts.items(), key=lambda part: -part[1])[:3]
+        host = need.memory.total <= need.room.bytes
+        largest = sorted((need.memory.host if host else need.memory.parts).items(), key=lambda part: -part[1])[:3]
         parts = ", ".join(f"{name} {gib(size)}" for name, size in largest)
+        needed, has, of = need.memory.total, need.room.bytes, ""
+        if host:
+            needed, has, of = need.memory.host_total, need.room.host_bytes, " of host memory"
         batch = f"micro_batch {work.rows} x {training.tokens_per_row} tokens"
         where = f"on {training.runtime.workers} worker" + ("s" if training.runtime.workers > 1 else "")
         fits = (
@@ -175,8 +185,8 @@ def refuse(found: Iterable[Need]) -> None:
         )
         raise BadConfig(
             f"stage {need.stages[0]}: {training.model} ({number(training.parameters)} parameters) at ZeRO stage "
-            f"{training.placed.zero_stage} {where}, {batch}, needs about {gib(need.memory.total)} a worker "
-            f"({parts}); {need.room.what} has {gib(need.room.bytes)}",
+            f"{training.placed.zero_stage} {where}, {batch}, needs about {gib(needed)}{of} a worker "
+            f"({parts}); {need.room.what} has {gib(has)}{of}",
             f"what fits: {fits}",
         )
 
@@ -184,11 +194,11 @@ def refuse(found: Iterable[Need]) -> None:
 MOST_ADVICE = 3
 
 
-def advice(training: Training, room: Callable[[Runtime], int]) -> Iterator[str]:
+def advice(training: Training, room: Callable[[Runtime], Room]) -> Iterator[str]:
     """Changes of the placement that fit, the least costly first, `MOST_ADVICE` at most.
 
     Args:
-        room: bytes that a worker has in a placement.
+        room: what a worker has in a placement.
     """
     given = 0
     for change in _changes(training.runtime):
@@ -200,8 +210,8 @@ def advice(training: Training, room: Callable[[Runtime], int]) -> Iterator[str]:
         other = training.on(**change, micro_batch=0) if change else training
         available = room(other.runtime)
         options = {"optimizer": training.optimizer, "frozen_trunk": training.frozen_trunk}
-        rows = most_rows(other.work, other.placed, available, other.work.rows, **options)
-        if not rows or training.on(**change, micro_batch=rows).memory().total > available:
+        rows = most_rows(other.work, other.placed, available.bytes or 1 << 62, other.work.rows, **options)
+        if not rows or not available.holds(training.on(**change, micro_batch=rows).memory()):
             continue  # the second: fewer rows at once mean more micro-batches, whose gradients stay
         words = [f"{name}={str(value).lower()}" for name, value in change.items()]
         if rows != training.work.rows or not words:
@@ -331,9 +341,14 @@ def _gpu_room(runtime: Runtime, gpu_name: str, machines: Sequence[Machine]) -> R
             found = _known(name)
             return Room(round(found.memory_gib * GIB * share), f"{part or 'one '}{found.name}")
     if (here := local_gpus()) and (device := gpu_of_device(here[0])) is not None:
-        return Room(round(device.memory_gib * GIB * share), f"{part}this machine's {device.name}")
+        host = host_memory_bytes() // runtime.workers
+        return Room(round(device.memory_gib * GIB * share), f"{part}this machine's {device.name}", host)
     rooms = [
-        Room(round(_known(m.gpu).memory_gib * GIB * share), f"{part}the {m.gpu} of node type {m.name}")
+        Room(
+            round(_known(m.gpu).memory_gib * GIB * share),
+            f"{part}the {m.gpu} of node type {m.name}",
+            round(m.memory_gib * GIB / m.gpus),
+        )
         for m in machines
         if m.gpus and m.gpu
     ]

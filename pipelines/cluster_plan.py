@@ -247,7 +247,8 @@ def _option(
         placed = placed.on(micro_batch=rows) if rows else placed
         needed = placed.memory().total
     step = None
-    if needed <= available:
+    host = machine.memory_gib * GIB / max(1, min(workers, machine.gpus)) if machine.gpus else 0.0
+    if needed <= available and (not host or placed.memory().host_total <= host):
         step = step_time(placed.work, placed.placed, device, network, optimizer=training.optimizer)
     mfu = step.mfu(device, workers) if step else None
     micro = placed.work.rows if step else 0

@@ -7,7 +7,7 @@ from cluster.machines import Machine
 from modeling.architecture import preset
 from modeling.memory import GIB
 from modeling.schedule import LoopConfig
-from pipelines.capacity import advice, needs, refuse, room_of, training_of
+from pipelines.capacity import Room, advice, needs, refuse, room_of, training_of
 from pipelines.cluster_plan import choose
 from pipelines.code import CodeIndex
 from pipelines.graph import Graph, Pipeline
@@ -75,19 +75,31 @@ def test_what_does_not_fit_is_refused_with_what_would(corpus):
 def test_advice_fits_and_is_taken_as_it_stands(corpus):
     """Each line, put into the placement, gives a stage that is not refused."""
     task = pretrain(corpus, "gpt2-1558M", gpus=1, workers=2, zero_stage=0)
-    room = 39 * GIB
+    room = Room(39 * GIB, "a card", 64 * GIB)
     lines = list(advice(training_of(task), lambda runtime: room))
     assert 1 <= len(lines) <= 3
     for line in lines:
         changed = dict(word.removeprefix("placement.").split("=") for word in line.split())
         placed = {**task.runtime.model_dump(exclude={"deepspeed", "resources"}), **changed}
         again = training_of(task.model_copy(update={"runtime": Runtime(**placed)}))
-        assert again.memory().total <= room, line
+        assert room.holds(again.memory()), line
+
+
+def test_offload_needs_a_host_that_has_it(corpus):
+    """1.6 B parameters: 16 bytes of master copy, states and the way back, and 4 of gradients, are 29 GiB."""
+    task = pretrain(corpus, "gpt2-1558M", gpus=1, zero_stage=2, offload_optimizer="cpu", micro_batch=4)
+    (need,) = needs_of(task, machines=[Machine("small", "A100-40GB", 4, 48, 64)])
+    assert need.memory.total < need.room.bytes and not need.fits
+    with pytest.raises(BadConfig, match=r"needs about 2\d.\d GiB of host memory a worker .* has 16.0 GiB of host"):
+        refuse([need])
+    assert not any("offload" in line for line in need.advice)
+    (need,) = needs_of(task, machines=[Machine("large", "A100-40GB", 4, 48, 1024)])
+    assert need.fits
 
 
 def test_a_model_too_large_for_any_placement_has_no_advice(corpus):
     task = pretrain(corpus, "gpt3-175B", batch_size=1, gpus=1)
-    assert list(advice(training_of(task), lambda runtime: 16 * GIB)) == []
+    assert list(advice(training_of(task), lambda runtime: Room(16 * GIB, "a card"))) == []
 
 
 def test_where_the_memory_comes_from():
