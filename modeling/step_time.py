@@ -152,9 +152,8 @@ def step_time(
     passes = 4 / 3 if work.checkpointing else 1.0
     matrix = passes * micro / device.flops_per_second
     memory = passes * traffic(work) / device.bytes_per_second
-    blocks = work.config.depth if isinstance(work.config, TransformerConfig) else 2
     shapes = parameter_shapes(work.config, work.head)
-    started = passes * blocks * OPERATIONS_PER_BLOCK + len(shapes) * HOOKED[placed.zero_stage]
+    started = passes * operations(work) + len(shapes) * HOOKED[placed.zero_stage]
     host = started * device.launch_seconds
     memory = max(memory, host - matrix) if device.asynchronous else memory + host
     share = placed.workers if placed.zero_stage else 1
@@ -176,6 +175,14 @@ def step_time(
         tokens=float(a * placed.workers * work.tokens),
         flops=a * placed.workers * micro,
     )
+
+
+def operations(work: Workload) -> int:
+    """Started by a micro-batch's forward and backward pass; an LSTM's steps follow one another, six or so a layer."""
+    config = work.config
+    if isinstance(config, TransformerConfig):
+        return config.depth * OPERATIONS_PER_BLOCK
+    return 2 * config.layers * work.length * 6 if config.architecture == "bilstm" else 2 * OPERATIONS_PER_BLOCK
 
 
 def micro_flops(work: Workload) -> float:
