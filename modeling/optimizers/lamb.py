@@ -47,20 +47,24 @@ class Lamb(OfWholeTensors):
 
     def _adapt(self, params: list[Tensor], updates: list[Tensor]) -> None:
         """Multiply each tensor's update by ‖w‖ / ‖u‖."""
-        weights: list[Tensor] = []
-        steps: list[Tensor] = []
+        weights, steps, places, count = [], [], [], 0
         for p, update in zip(params, updates, strict=True):
             for piece in self._pieces(p):
-                weights.append(p.flatten()[piece.low : piece.high])
-                steps.append(update.view(-1)[piece.low : piece.high])
-        squares = [each.double().square().sum() for each in (*weights, *steps)]
-        norms = torch.stack(squares)
+                if piece.high > piece.low:
+                    weights.append(p.flatten()[piece.low : piece.high])
+                    steps.append(update.view(-1)[piece.low : piece.high])
+                    places.append(count)
+                count += 1
+        squares = torch.zeros(2, count, dtype=torch.float64, device=params[0].device)
+        if places:
+            norms = torch.stack([torch.stack(torch._foreach_norm(each)) for each in (weights, steps)])
+            squares[:, places] = norms.double().square()
         if self.pieces is not None:
-            norms = sum_over_ranks(norms)
-        weight_norms, step_norms = norms.sqrt().chunk(2)
-        ratios = torch.where((weight_norms > 0) & (step_norms > 0), weight_norms / step_norms, 1.0)
-        for step, ratio in zip(steps, ratios.to(steps[0].dtype), strict=True):
-            step.mul_(ratio)
+            squares = sum_over_ranks(squares)
+        of_weights, of_steps = squares.sqrt()
+        ratios = torch.where((of_weights > 0) & (of_steps > 0), of_weights / of_steps, 1.0).to(params[0].dtype)
+        for step, place in zip(steps, places, strict=True):
+            step.mul_(ratios[place])
 
     def _pieces(self, p: Tensor) -> list[Piece]:
         return whole(p) if self.pieces is None else self.pieces[id(p)]
