@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from modeling.errors import ConfigError
 from modeling.optimizers.groups import make_optimizer
 from modeling.optimizers.partitions import OfWholeTensors, pieces_of
 from modeling.optimizers.settings import check_stage
@@ -120,19 +122,47 @@ class ScaledLoss(nn.Module):
 def start_engine(model: nn.Module, loop: LoopConfig, engine_config: Mapping[str, Any], device: torch.device) -> Any:
     """A DeepSpeed engine over `model`, with the loop's optimizer; rank 0's weights go to all ranks.
 
-    Raises ConfigError where the optimizer does not work at the ZeRO stage.
+    Raises ConfigError where the optimizer does not work at the ZeRO stage, DeepSpeed refuses a user's own settings, or
+    nvme offload cannot work here.
     """
     stage = int(engine_config["zero_optimization"]["stage"])
     check_stage(loop.optimizer, stage)
     deepspeed = import_deepspeed()
     module = ScaledLoss(model, loop.precision, device.type).to(device)
     optimizer = make_optimizer(model, loop.optimizer, loop.peak_lr)
-    with redirect_stdout(io.StringIO()):  # it prints that its op is built
-        engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(engine_config))
+    _check_disk(engine_config)
+    try:
+        with redirect_stdout(io.StringIO()):  # it prints that its op is built
+            engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(engine_config))
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigError(
+            f"placement.deepspeed: DeepSpeed refuses {found}", "correct or leave out these keys"
+        ) from None
     if stage and isinstance(optimizer, OfWholeTensors):
         optimizer.pieces = pieces_of(engine.optimizer, stage)
     engine.train()
     return engine
+
+
+def _check_disk(engine_config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where something shall lie on a disk that DeepSpeed cannot read or write here."""
+    zero = engine_config["zero_optimization"]
+    places = [zero.get(part, {}).get("nvme_path") for part in ("offload_optimizer", "offload_param")]
+    for place in filter(None, places):
+        from deepspeed.accelerator import get_accelerator
+
+        try:
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"placement.nvme_path {place}: {error.strerror}", "give a folder on a local disk"
+            ) from None
+        if not get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible(verbose=False):
+            raise ConfigError(
+                "nvme offload needs DeepSpeed's async_io, which needs the library libaio with its headers",
+                "install libaio-dev (or libaio-devel), g++ and ninja on every worker, or offload to cpu",
+            )
 
 
 def full_weights(engine: Any, model: nn.Module) -> dict[str, Tensor]:

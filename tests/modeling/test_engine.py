@@ -1,0 +1,44 @@
+"""Settings that DeepSpeed, or this machine, cannot follow end in one message before training."""
+
+import pytest
+
+from cluster.deepspeed import engine_config
+from modeling.errors import ConfigError
+from modeling.loop import fit
+from tests.dist.ranks import BATCH, LENGTH
+from tests.dist.test_resume import arguments
+
+RUN = {"batch_size": BATCH, "world_size": 1, "length_tokens": LENGTH}
+
+
+def test_a_key_that_deepspeed_does_not_know_is_named():
+    own = {"zero_optimization": {"sub_group_sise": 10, "round_robin_gradients": "often"}}
+    with pytest.raises(ConfigError) as caught:
+        fit(**arguments(engine_config=engine_config(**RUN, zero_stage=1, own=own)))
+    assert "sub_group_sise" in str(caught.value) and "round_robin_gradients" in str(caught.value)
+
+
+def test_nvme_without_libaio_or_without_the_folder_is_said_before_training(monkeypatch, tmp_path):
+    from deepspeed.accelerator import get_accelerator
+
+    builder = type(get_accelerator().create_op_builder("AsyncIOBuilder"))
+    monkeypatch.setattr(builder, "has_function", lambda *_, **__: False)  # a machine without the library
+    place = {"zero_stage": 3, "offload_optimizer": "nvme"}
+    with pytest.raises(ConfigError, match="install libaio-dev"):
+        fit(**arguments(engine_config=engine_config(**RUN, **place, nvme_path=str(tmp_path / "nvme"))))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="placement.nvme_path"):
+        fit(**arguments(engine_config=engine_config(**RUN, **place, nvme_path=str(tmp_path / "file/nvme"))))
+
+
+def test_state_goes_to_a_disk_and_the_curve_stays(tmp_path):
+    from deepspeed.accelerator import get_accelerator
+
+    if not get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible():
+        pytest.skip("libaio is not installed here")
+    places = {"offload_optimizer": "nvme", "offload_parameters": "nvme", "nvme_path": str(tmp_path)}
+    plain = fit(**arguments(engine_config=engine_config(**RUN, zero_stage=3, clip_norm=1.0)))
+    found = fit(**arguments(engine_config=engine_config(**RUN, zero_stage=3, clip_norm=1.0, **places)))
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
+    for a, b in zip(found.history, plain.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)  # as between ZeRO stages
