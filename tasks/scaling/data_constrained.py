@@ -16,7 +16,7 @@ from cluster.errors import BadData
 from tasks.scaling import forms
 from tasks.scaling.diagnostics import diagnose
 from tasks.scaling.estimate import Fit, NotIdentified, check_design, intervals, resamples
-from tasks.scaling.newton import DELTA, minimise
+from tasks.scaling.newton import DELTA, minimise, refit
 from tasks.scaling.points import Points
 
 ONCE = 1.01
@@ -55,7 +55,7 @@ def fit_data_constrained(points: Points, *, bootstrap: int = 1000, seed: int = 0
         drawn = np.zeros((bootstrap, len(points)))
         drawn[:, once] = resamples(len(once), bootstrap, seed)
         drawn[:, again] = resamples(len(again), bootstrap, seed + 1)
-        more = minimise(base.model, np.repeat(thetas, bootstrap, 0), weights=drawn[:, once], delta=delta)
+        more = refit(base.model, best, drawn[:, once], delta=delta)
         thetas, weights = np.concatenate([thetas, more.theta]), np.concatenate([weights, drawn])
     law = {name: value[:, None] for name, value in base.named(thetas).items()}
     repeated = points.take(again)

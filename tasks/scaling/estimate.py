@@ -15,7 +15,7 @@ import numpy as np
 from cluster.errors import BadData
 from tasks.scaling.diagnostics import diagnose
 from tasks.scaling.forms import Form, Named
-from tasks.scaling.newton import DELTA, minimise
+from tasks.scaling.newton import DELTA, minimise, refit
 from tasks.scaling.points import Points
 
 AGREE = 1e-7
@@ -143,13 +143,15 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
         if form.mask is not None:
             weights = form.mask(weights)
         enough = (weights > 0).sum(1) > len(form.parameters)
-        ends_b = minimise(form.model, np.repeat(theta[None], enough.sum(), 0), weights=weights[enough], delta=delta)
+        counted = np.flatnonzero(weights.any(0))  # a frontier is few of the points, in every resample
+        ends_b = refit(form.model.take(counted), theta, weights[enough][:, counted], delta=delta)
         draws = form.named(ends_b.theta)
         if (lost := 1 - ends_b.converged.mean()) > 0.05:
             warnings.append(f"{100 * lost:.1f} % of the resamples did not converge: the intervals are rough")
     se, ci = intervals(draws)
-    if not se:
+    if not bootstrap:
         se = _sandwich(form, theta, None if once is None else once[0], delta)
+        ci = {name: _normal(name, values[name], error) for name, error in se.items()}
     predicted = np.exp(form.model.predict(theta[None])[0])
     warnings += _doubts(form, points, theta, values, ci)
     diagnostics = {
@@ -217,14 +219,26 @@ def _theta_names(form: Form) -> list[str]:
     }.get(form.name, list(form.parameters))
 
 
+def _normal(name: str, value: float, error: float) -> tuple[float, float]:
+    """95 % of a normal estimate; of a prefactor, which is never negative, by its logarithm."""
+    if name[-2:] == "_c" or name in ("E", "A", "B", "a", "b"):
+        wide = np.exp(min(1.96 * error / max(value, 1e-300), 700.0))
+        return float(value / wide), float(value * wide)
+    return value - 1.96 * error, value + 1.96 * error
+
+
 def _sandwich(form: Form, theta: np.ndarray, weights: np.ndarray | None, delta: float) -> dict[str, float]:
     """Standard errors of an M-estimator (Huber 1967), where no bootstrap was asked for; by the delta method."""
-    w = None if weights is None else weights[None]
-    _, _, H = form.model.derivatives(theta[None], w, delta)
-    residual = form.model.target - form.model.predict(theta[None])[0]
-    psi = np.clip(residual, -delta, delta) * (1.0 if weights is None else weights)
-    score = form.model.jacobian(theta) * psi[:, None]
-    inverse = np.linalg.pinv(H[0])
+    used = np.ones(len(form.model.target), bool) if weights is None else weights > 0
+    residual = (form.model.target - form.model.predict(theta[None])[0])[used]
+    jacobian = form.model.jacobian(theta)[used]
+    psi = np.clip(residual, -delta, delta)
+    # too few residuals lie within δ to count them: their density at zero, over a width of usual size for that
+    spread = 1.4826 * float(np.median(np.abs(residual)))
+    width = max(delta, 1.5 * spread * len(residual) ** (-1 / 3))
+    curvature = delta / width * float((np.abs(residual) <= width).mean())
+    score = jacobian * psi[:, None]
+    inverse = np.linalg.pinv(max(curvature, 1e-12) * (jacobian.T @ jacobian))
     covariance = inverse @ (score.T @ score) @ inverse
     step = 1e-5
     at = form.named(theta[None])

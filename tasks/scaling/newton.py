@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 1 << 16
+CHUNK = 1 << 15
 """Numbers in one temporary array: a batch is cut so that they stay in the cache."""
 DELTA = 1e-3
 """Where the Huber loss turns from square to linear, in log loss (Hoffmann et al. 2022, section 3.3)."""
@@ -25,6 +25,8 @@ HOMOTOPY = (0.03, 0.008, 0.002)
 """Wider δ first: far from the optimum they leave curvature to go by."""
 INNER = 20
 """Steps at each wider δ."""
+LEAST_SHARE = 0.02
+"""Of a term in the loss, where a resample starts."""
 LONGEST = 20.0
 """Largest change of a parameter in one step."""
 TOLERANCE = 1e-14
@@ -107,6 +109,11 @@ class LogSumExp:
         total += top
         return total, z
 
+    def take(self, chosen: np.ndarray) -> LogSumExp:
+        """The same model of some of the points."""
+        terms = [Term(t.index, t.design[chosen], None if t.offset is None else t.offset[chosen]) for t in self.terms]
+        return LogSumExp(terms, self.target[chosen], self.parameters, scale=self.scale, prefactors=self.prefactors)
+
     def shares(self, theta: np.ndarray) -> np.ndarray:
         """[terms, points]: the part of each term in the law's value, at one θ."""
         return np.stack([p[0] for p in self._forms(theta[None])[1]])
@@ -159,7 +166,7 @@ class LogSumExp:
         factor = None if self.scale is None else theta[:, self.scale, None]
         residual = self.target - (value if factor is None else factor * value)
         psi = np.clip(residual, -delta, delta)
-        inside = (np.abs(residual) <= delta).astype(float)
+        inside = (psi == residual).astype(float)
         residual -= psi / 2
         residual *= psi
         if weights is not None:
@@ -205,6 +212,7 @@ def minimise(
     delta: float = DELTA,
     homotopy: Sequence[float] = HOMOTOPY,
     iterations: int = 600,
+    tolerance: float = TOLERANCE,
 ) -> Ends:
     """The local optimum below each start.
 
@@ -215,14 +223,41 @@ def minimise(
         delta: δ of the Huber loss.
         homotopy: larger δ to begin with, a few steps each.
         iterations: at most so many steps at the last δ.
+        tolerance: a step's predicted gain over the objective at which a fit has ended.
     """
     theta = np.array(starts, dtype=float)
-    for wide in (*[d for d in homotopy if d > delta], delta):
-        last = wide == delta
-        theta, f, done = _descend(
-            model, theta, weights, wide, iterations if last else INNER, TOLERANCE if last else 1e-3
-        )
-    return Ends(theta, f, done)
+    wider = [d for d in homotopy if d > delta]
+    for wide in wider:
+        theta, _, _ = _descend(model, theta, weights, wide, INNER, 1e-3)
+    return Ends(*_descend(model, theta, weights, delta, iterations, tolerance))
+
+
+def refit(
+    model: LogSumExp, theta: np.ndarray, weights: np.ndarray, *, delta: float = DELTA, tolerance: float = 1e-10
+) -> Ends:
+    """The optimum of each resample, from that of the whole.
+
+    Most are some steps away; the few that are not get the whole treatment.
+
+    Args:
+        theta: [parameters] to begin with.
+        weights: [batch, points]: how often each point counts.
+        tolerance: a resample's own spread is many orders wider than this.
+    """
+    theta = theta.copy()
+    for term, share in zip(model.terms, model.shares(theta).max(1), strict=True):
+        # a term that is nothing in the whole has no slope to come back by, where a resample wants it
+        if (prefactor := term.index[0]) in model.prefactors and share < LEAST_SHARE:
+            theta[prefactor] += np.log(LEAST_SHARE / max(share, 1e-300))
+    starts = np.repeat(theta[None], len(weights), 0)
+    ends = minimise(model, starts, weights=weights, delta=delta, homotopy=(), iterations=40, tolerance=tolerance)
+    if (late := np.flatnonzero(~ends.converged)).size:
+        more = minimise(model, starts[late], weights=weights[late], delta=delta, tolerance=tolerance)
+        better = more.converged | (more.objective < ends.objective[late])
+        late, more = late[better], Ends(*(part[better] for part in more))
+        for whole, part in zip(ends, more, strict=True):
+            whole[late] = part
+    return ends
 
 
 def _descend(

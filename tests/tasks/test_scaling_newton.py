@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linprog, minimize
 
 from tasks.scaling import forms
-from tasks.scaling.newton import DELTA, LogSumExp, Term, minimise
+from tasks.scaling.newton import DELTA, LogSumExp, Term, minimise, refit
 from tests.tasks.scaling_data import scatter
 
 POINTS = scatter(60, 0, 0.02)
@@ -94,7 +94,7 @@ def test_starts_agree_and_resamples_start_from_there() -> None:
     assert (ends.objective <= ends.objective.min() * (1 + 1e-9)).mean() > 0.8
     theta = ends.theta[ends.objective.argmin()]
     weights = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), 5).astype(float)
-    warm = minimise(form.model, np.repeat(theta[None], 5, 0), weights=weights)
+    warm = refit(form.model, theta, weights)
     for i in range(5):
         cold = minimise(form.model, form.starts, weights=np.repeat(weights[i][None], len(form.starts), 0))
         assert warm.objective[i] <= cold.objective.min() * (1 + 1e-6)
