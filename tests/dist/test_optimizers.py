@@ -1,6 +1,6 @@
 """Every optimizer goes on from a checkpoint with the bytes of a run that was not interrupted, growing batches too."""
 
-from types import SimpleNamespace
+
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from modeling.loop import fit
 from modeling.records import Hooks
 from modeling.schedule import LoopConfig, batch_size_at
 from modeling.transformer import preset
+from tasks.base import Runtime
 from tests.dist.ranks import BATCH, LENGTH, global_batch
 
 
@@ -34,7 +35,7 @@ def run(optimizer, stage, folder=None, stop_after=0):
         engine_config=engine_config(
             batch_size=BATCH, world_size=1, length_tokens=LENGTH, zero_stage=stage, micro_batch=3, clip_norm=1.0
         ),
-        runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e-9),
+        runtime=Runtime(checkpoint_every_seconds=1e-9, checkpoint_background=False),
         checkpoint_dir=folder,
         hooks=Hooks(should_stop=lambda: next(looks) + 1 == stop_after),
     )
