@@ -22,7 +22,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .PHONY: help env run test soak checks format bench bench-models bench-collators bench-data bench-duplicates bench-reader \
-  bench-placement bench-checkpoints bench-fits bench-peers peers pins clean
+  bench-placement bench-checkpoints bench-fits bench-endurance bench-peers peers pins clean
 
 help:
 	@echo "make env      the environment in $(VENV): once, and again when pyproject.toml or constraints.txt change"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench-reader      the i-th sequence of an epoch: microseconds"
 	@echo "make bench-checkpoints how long training stands still for checkpoints"
 	@echo "make bench-fits        scaling-law fits beside SciPy's loops; ARGS=\"--data FOLDER\" for the published files"
+	@echo "make bench-endurance   pretraining under random kills; ARGS=\"--corpus articles.jsonl.gz --minutes 60\""
 	@echo "make bench-peers   the same in DVC and Metaflow, in an environment of their own (.venv-bench)"
 	@echo "make format   let ruff put the code in order"
 
@@ -117,6 +118,9 @@ bench-checkpoints: env
 
 bench-fits: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fits $(ARGS)
+
+bench-endurance: env
+	$(WITH_BIN) $(BIN)/python -m benchmarks.endurance $(ARGS)
 
 bench-peers: peers
 	$(BIN)/python -m benchmarks.peers $(ARGS)

@@ -37,6 +37,10 @@ class Unreachable(UserError):
     """A store, tracking server or Ray cluster that does not answer."""
 
 
+class NoRoom(UserError):
+    """The Ray cluster has no room for a stage's workers, and waiting for a node brought none."""
+
+
 class LeaseLost(UserError):
     """Another writer took the stage over; this one may not publish."""
 

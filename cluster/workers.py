@@ -1,9 +1,10 @@
 """A group of workers for one stage: in this process when there is one, under Ray Train when there are several.
 
 `run_group(fn, payload, workers=N, …)` runs `fn(payload, rank)` on every worker and returns what rank 0
-returned. Events that rank 0 emits reach the calling process at once, through a socket that every worker
-opens back to it: nothing to start, nothing to poll, across nodes too. The socket is also the life-line.
-When the caller goes away, however it ends, its end closes and the workers exit.
+returned. Events that rank 0 emits reach the calling process at once, through the life-lines of `cluster.lines`.
+
+A rank that hangs makes all others wait. It is found by its silence, or, where the process still lives but its work
+stands still, by the collectives of the others that run out of time; then it is killed, which ends the group.
 
 Ray Train starts torch's process group from a controller that imports torch for it. Here the workers get
 the address from a small backend and join the group themselves, which saves that import.
@@ -11,18 +12,21 @@ the address from a small backend and join the group themselves, which saves that
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import secrets
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from cluster.faults import OutOfMemory, WorkerLost, cause_of, oom_kills, ran_out_of_time
+from cluster.lines import Address, Line, Lines, Peer, end_process
 
 Event = dict[str, Any]
 
@@ -40,18 +44,23 @@ TRAIN_ENVIRONMENT = {
 }
 
 
+WAIT_FOR_ROOM_SECONDS = 600.0
+"""How long a group waits for a node that it finds room on."""
+TELL_SECONDS = 20.0
+"""A group that has not started by then tells that it waits."""
+COLLECTIVE_TIMEOUT_SECONDS = 600.0
+"""How long a rank may keep the others waiting (NCCL's own default)."""
+BACKSTOP = 1.2
+"""Collectives run out of time after so many times that: silence is found first, and tells which rank it is."""
+REPORT_SECONDS = 1.0
+"""A rank whose collective ran out of time stays so long, for the others to report the same: who does not hangs."""
+FAILED_GRACE_SECONDS = 10.0
+"""After one rank has failed, so long the others have to fail or end as well."""
+
 OPENMP_SPINS = "10000"
 """How long an idle OpenMP thread spins before it sleeps (GOMP_SPINCOUNT). By default it spins on, and on a
 machine with other work to do a step of two threads takes 25 times as long; at this figure it takes twice as
 long, and loses a sixth where the machine is free. Read when torch is imported."""
-
-
-class WorkerLost(RuntimeError):
-    """A worker process or its node went away; trying again may help."""
-
-
-class OutOfMemory(MemoryError):
-    """A worker was ended for lack of memory; a smaller micro-batch may help."""
 
 
 @dataclass
@@ -92,6 +101,8 @@ def run_group(
     storage: Path,
     name: str,
     resources: Mapping[str, float] | None = None,
+    collective_timeout_seconds: float = COLLECTIVE_TIMEOUT_SECONDS,
+    wait_for_room_seconds: float = WAIT_FOR_ROOM_SECONDS,
 ) -> Any:
     """Run `fn(payload, rank)` on every worker; return what rank 0 returned (JSON values).
 
@@ -99,43 +110,53 @@ def run_group(
         fn: a function at the top level of a module, so that a worker can import it.
         payload: picklable, the same for all ranks.
         cpus, gpus, resources: of each worker.
-        on_event: called in this process and thread, in order, with what rank 0 emits.
+        on_event: called in this process and thread, in order, with what rank 0 emits; and once, when all workers
+            are there, with `{"kind": "ranks", "ranks": [{"rank", "pid", "host"}, …]}`.
         should_stop: asked here a few times a second; `RankContext.should_stop` then says so on every rank.
         storage: folder for Ray Train's own notes.
         name: of the Ray Train run. Never used twice: Ray Train would take it for a restart.
+        collective_timeout_seconds: a rank that keeps the others waiting for longer is given up.
+        wait_for_room_seconds: how long to wait for a node where the cluster has no room.
 
     With several workers the process group (`torch.distributed`) exists when `fn` is called.
 
     Raises:
-        WorkerLost, OutOfMemory: a worker went away.
+        WorkerLost, OutOfMemory: a worker went away, or did not answer any more.
+        NoRoom: the cluster cannot hold the workers, and no node came in time.
         Exception: otherwise what `fn` raised, as itself.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     if workers == 1:
+        on_event(_ranks([(0, os.getpid(), socket.gethostname())]))
         return fn(payload, RankContext(0, 1, on_event, should_stop))
-    with _Lines() as lines:
-        group = _Group(fn, payload, lines, workers, cpus, gpus, dict(resources or {}), storage, name)
-        return group.run(on_event, should_stop)
+    work = {"fn": fn, "payload": payload, "backend": "nccl" if gpus else "gloo", "timeout": collective_timeout_seconds}
+    killed = oom_kills()
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(wait_for_room_seconds)
+    with Lines() as lines:
+        try:
+            trainer = _trainer(work, lines.address, workers, cpus, gpus, dict(resources or {}), storage, name)
+            return _Group(trainer, lines, workers, collective_timeout_seconds).run(on_event, should_stop)
+        except WorkerLost as lost:
+            if oom_kills() > killed:
+                raise OutOfMemory(f"the kernel killed a process for lack of memory; {lost}") from None
+            raise
+
+
+def _ranks(places: Iterable[tuple[int, int, str]]) -> Event:
+    names = ("rank", "pid", "host")
+    return {"kind": "ranks", "ranks": [dict(zip(names, place, strict=True)) for place in sorted(places)]}
 
 
 class _Group:
     """One Ray Train run, seen from the calling process."""
 
-    def __init__(
-        self,
-        fn: Work,
-        payload: Any,
-        lines: _Lines,
-        workers: int,
-        cpus: float,
-        gpus: float,
-        resources: dict[str, float],
-        storage: Path,
-        name: str,
-    ) -> None:
-        self.lines = lines
+    def __init__(self, trainer: Any, lines: Lines, workers: int, patience_seconds: float) -> None:
+        self.trainer, self.lines, self.workers, self.patience = trainer, lines, workers, patience_seconds
+        self.began, self.waits, self.complete = time.monotonic(), False, False
         self.error: BaseException | None = None
-        self.trainer = _trainer(fn, payload, lines.address, workers, cpus, gpus, resources, storage, name)
+        self.given_up: list[str] = []
+        self.ended: set[int] = set()
+        self.failed_at = 0.0
         # In a thread of its own: there Ray Train leaves SIGINT alone, and this one can hand on events.
         self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
 
@@ -150,6 +171,7 @@ class _Group:
         result: list[Any] = []
         try:
             while self.thread.is_alive() or not self.lines.received.empty():
+                self._tell(on_event)
                 with suppress(queue.Empty):
                     message = self.lines.received.get(timeout=0.2)
                     if "result" in message:
@@ -158,6 +180,7 @@ class _Group:
                         on_event(message["event"])
                 if should_stop():
                     self.lines.stop()
+                self._give_up()
         except BaseException:
             self.lines.stop()
             self.thread.join(STOP_GRACE_SECONDS)
@@ -165,16 +188,56 @@ class _Group:
             self.thread.join(STOP_GRACE_SECONDS)
             raise
         if self.error is not None:
-            raise _cause(self.error) from None
+            cause = cause_of(self.error)
+            named = "; ".join(self.given_up) or self._kept_waiting()
+            raise (WorkerLost(named) if named and isinstance(cause, WorkerLost) else cause) from None
         if not result:
             raise WorkerLost("the group ended without a result from rank 0")
         return result[0]
 
+    def _tell(self, on_event: Callable[[Event], None]) -> None:
+        """Once, where the ranks are; before that, once, that they wait for room."""
+        if self.complete:
+            return
+        if len(self.lines.peers) == self.workers:
+            self.complete = True
+            on_event(_ranks((p.rank, p.pid, p.host) for p in self.lines.peers.values()))
+        elif not self.waits and time.monotonic() - self.began > TELL_SECONDS:
+            self.waits = True
+            here = f"{len(self.lines.peers)} of {self.workers} workers have started"
+            on_event({"kind": "note", "message": f"{here}; waiting, for a node if the cluster has no room"})
+
+    def _give_up(self) -> None:
+        """Kill the ranks that keep the others waiting."""
+        for peer in self.lines.silent(self.patience):
+            if peer.rank not in self.ended:
+                self.given_up.append(f"rank {peer.rank} did not answer for {self.patience:g} s and was killed")
+            self._end(peer)
+        failed = [peer for peer in self.lines.peers.values() if peer.failed]
+        if failed and not self.failed_at:
+            self.failed_at = time.monotonic()
+        if failed and time.monotonic() - self.failed_at > FAILED_GRACE_SECONDS and self.thread.is_alive():
+            for peer in list(self.lines.peers.values()):
+                if not peer.failed and not peer.gone:
+                    self._end(peer)
+
+    def _kept_waiting(self) -> str:
+        """Which ranks the others' collectives waited for in vain; empty where none ran out of time."""
+        peers = list(self.lines.peers.values())
+        if not any(ran_out_of_time(peer.failed) for peer in peers):
+            return ""
+        silent = " and ".join(str(peer.rank) for peer in peers if not peer.failed)
+        return f"rank {silent} kept the others waiting for {BACKSTOP * self.patience:g} s and was killed"
+
+    def _end(self, peer: Peer) -> None:
+        if peer.rank not in self.ended:
+            self.ended.add(peer.rank)
+            end_process(peer)
+
 
 def _trainer(
-    fn: Work,
-    payload: Any,
-    address: tuple[str, int, str],
+    work: Mapping[str, Any],
+    address: Address,
     workers: int,
     cpus: float,
     gpus: float,
@@ -197,13 +260,14 @@ def _trainer(
     threads = str(max(1, int(cpus)))
     return Trainer(
         _work,
-        train_loop_config={"fn": fn, "payload": payload, "address": address, "backend": "nccl" if gpus else "gloo"},
+        train_loop_config={**work, "address": address},
         backend_config=_backend_config(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=per_worker),
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=0),
+            # Trying again is the executor's decision, also where the cluster had no room.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             worker_runtime_env={
                 "env_vars": {
                     "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
@@ -252,137 +316,21 @@ def _work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(context.get_local_rank()))
-    line = _Line(config["address"])
+    line = Line(config["address"], rank, config["timeout"])
     import torch.distributed as dist
 
-    dist.init_process_group(config["backend"], init_method="env://", rank=rank, world_size=world_size)
-    result = config["fn"](config["payload"], RankContext(rank, world_size, line.emit, line.stop.is_set))
-    dist.barrier()
+    patience = timedelta(seconds=BACKSTOP * config["timeout"])
+    dist.init_process_group(config["backend"], init_method="env://", rank=rank, world_size=world_size, timeout=patience)
+    try:
+        result = config["fn"](config["payload"], RankContext(rank, world_size, line.emit, line.stop.is_set))
+        dist.barrier()
+    except BaseException as error:
+        with suppress(OSError):
+            line.send({"failed": str(error)[:500] or type(error).__name__})
+        if ran_out_of_time(str(error)):
+            time.sleep(REPORT_SECONDS)
+        raise
     dist.destroy_process_group()
     if rank == 0:
         line.send({"result": result})
     line.close()
-
-
-class _Line:
-    """A worker's end of the socket: JSON lines out; `stop` or the end of the caller in."""
-
-    def __init__(self, address: tuple[str, int, str]) -> None:
-        host, port, token = address
-        self.stop = threading.Event()
-        self._closing = False
-        self._lock = threading.Lock()
-        self._socket = socket.create_connection((host, port), timeout=30)
-        self._socket.settimeout(None)
-        self.send({"token": token})
-        threading.Thread(target=self._listen, name="life-line", daemon=True).start()
-
-    def _listen(self) -> None:
-        with suppress(OSError):
-            while self._socket.recv(16):
-                self.stop.set()
-        if not self._closing:
-            os._exit(1)  # the caller is gone: nobody would take the result, and the stage's lease has ended
-
-    def emit(self, event: Event) -> None:
-        self.send({"event": event})
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        with self._lock:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def close(self) -> None:
-        self._closing = True
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-
-
-class _Lines:
-    """The caller's end: listens, takes workers that know the token, collects their messages."""
-
-    def __init__(self) -> None:
-        import ray
-
-        self.received: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._token = secrets.token_hex(16)
-        self._connections: list[socket.socket] = []
-        self._stopped = False
-        host = ray.util.get_node_ip_address()
-        self._server = socket.create_server((host, 0))
-        self.address = (host, self._server.getsockname()[1], self._token)
-        threading.Thread(target=self._accept, name="accept", daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                threading.Thread(target=self._read, args=(connection,), name="events", daemon=True).start()
-
-    def _read(self, connection: socket.socket) -> None:
-        with suppress(OSError, ValueError), connection.makefile("rb") as lines:
-            first = lines.readline(256)
-            if not secrets.compare_digest(str(json.loads(first).get("token")), self._token):
-                connection.close()
-                return
-            self._connections.append(connection)
-            if self._stopped:
-                connection.sendall(b"stop")
-            for line in lines:
-                self.received.put(json.loads(line))
-
-    def stop(self) -> None:
-        """Tell the workers, now and those still to come, once."""
-        if not self._stopped:
-            self._stopped = True
-            for connection in self._connections:
-                with suppress(OSError):
-                    connection.sendall(b"stop")
-
-    def close(self) -> None:
-        for connection in [self._server, *self._connections]:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            with suppress(OSError):
-                connection.close()
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The failure that a person should see, out of those of all workers.
-
-    When one rank fails, the others' collectives break too: a lost peer is named only where nothing else is.
-    """
-    from ray.exceptions import OutOfMemoryError as RayOutOfMemory
-    from ray.exceptions import RayActorError
-
-    failures = [_unwrap(e) for e in getattr(error, "worker_failures", {}).values()] or [_unwrap(error)]
-    text = " ".join(str(failure) for failure in [error, *failures])
-    if any(isinstance(f, RayOutOfMemory) for f in failures) or "running low on memory" in text:
-        return OutOfMemory("a worker was ended because its node ran out of memory")
-    own = [f for f in failures if not isinstance(f, RayActorError) and not _is_lost_peer(f)]
-    for failure in own:
-        if "can't allocate memory" in str(failure) or "out of memory" in str(failure).lower():
-            return OutOfMemory(str(failure).splitlines()[0])
-    if own:
-        return own[0]
-    lost = next((f for f in failures if isinstance(f, RayActorError)), failures[0])
-    return WorkerLost(f"a worker was lost: {str(lost).strip().splitlines()[0]}")
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    for name in ("_base_exc", "base_exc", "cause", "controller_failure", "health_check_failure"):
-        inner = getattr(error, name, None)
-        if isinstance(inner, BaseException):
-            return _unwrap(inner)
-    return error
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    text = str(error)
-    signs = ("Connection closed by peer", "Connection reset by peer", "connection was closed", "Broken pipe")
-    return type(error).__name__.startswith("Dist") or any(sign in text for sign in signs)

@@ -69,6 +69,13 @@ class Best:
             note(f"the weights of step {progress.best_step}, the best so far, are lost; the best of later ones counts")
             progress.best_loss, progress.best_step, progress.waited = None, 0, 0
 
+    def take_back(self, to_step: int) -> None:
+        """Training goes back: forget the weights of later steps."""
+        if self.folder is not None and not self.rank:
+            for path in self.folder.glob("step-*"):
+                if path > self._file(to_step):
+                    path.unlink()
+
     def weights(self, progress: Progress) -> dict[str, Tensor]:
         """The best weights, on rank 0; nothing elsewhere, nor where none were kept."""
         if self.rank or progress.best_loss is None or self.loop.keep == "last":

@@ -72,7 +72,7 @@ def _rate(
         for number in range(TRIAL_STEPS):
             if number == NOT_COUNTED:
                 began = time.monotonic()
-            stepper.step(first + number, next_batch(first + number), 0.0, [])
+            stepper.step(first + number, first + number, next_batch(first + number), 0.0, [], lambda loss, norm: True)
             rows += batch_size_at(loop, first + number) if number >= NOT_COUNTED else 0
         return rows / (time.monotonic() - began)  # a step ends with a figure from the device
     finally:

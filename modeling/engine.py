@@ -142,6 +142,7 @@ def start_engine(model: nn.Module, loop: LoopConfig, engine_config: Mapping[str,
     if stage and isinstance(optimizer, OfWholeTensors):
         optimizer.pieces = pieces_of(engine.optimizer, stage)
     engine.train()
+    _share_patience()
     return engine
 
 
@@ -163,6 +164,17 @@ def _check_disk(engine_config: Mapping[str, Any]) -> None:
                 "nvme offload needs DeepSpeed's async_io, which needs the library libaio with its headers",
                 "install libaio-dev (or libaio-devel), g++ and ninja on every worker, or offload to cpu",
             )
+
+
+def _share_patience() -> None:
+    """Groups that DeepSpeed made wait for a silent rank as long as the one they are in, not torch's 30 minutes."""
+    from torch.distributed import distributed_c10d
+
+    for device in dist.group.WORLD._device_types:
+        patience = dist.group.WORLD._get_backend(device).options._timeout
+        for group in list(distributed_c10d._world.pg_map):
+            if device in group._device_types:
+                group._get_backend(device)._set_default_timeout(patience)
 
 
 def full_weights(engine: Any, model: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,17 @@ from modeling.budget import within_minutes
 from modeling.checkpoints.checkpointer import Checkpointer
 from modeling.checkpoints.policy import CheckpointPolicy
 from modeling.engine import device_of_rank, full_weights, process_group, start_engine
-from modeling.errors import ConfigError, TrainingStopped
+from modeling.errors import ConfigError, LossSpike, NonFiniteLoss, RolledBack, TrainingStopped
+from modeling.guard import Guard, Incident, Trouble, in_words, plain, read_incidents, write_incidents
 from modeling.kernels import keep_freed_memory
 from modeling.recompute import recomputing
 from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
 from modeling.schedule import LoopConfig, learning_rate
-from modeling.step import Batch, Stepped, Stepper
+from modeling.step import SAMPLE_IDS, Batch, Stepped, Stepper
 from modeling.validation import HeldOut, validate
 from modeling.watching import Watching
+
+Trained = TypeVar("Trained")
 
 
 def fit(
@@ -55,8 +58,9 @@ def fit(
     Args:
         loop: resolved (`modeling.schedule.resolved`); a budget in minutes becomes steps here.
         model: a Trainable (`modeling.heads`), built from the same seed on every rank.
-        next_batch: step → this rank's rows (`modeling.step.rank_rows`) of the global batch of that step. Keys as
-            the model's forward wants them, and optionally `sample_ids`.
+        next_batch: batch number → this rank's rows (`modeling.step.rank_rows`) of that global batch. The number is
+            the step's, until the guard leaves batches out. Keys as the model's forward wants them, and optionally
+            `sample_ids`.
         engine_config: DeepSpeed's configuration, from `cluster.deepspeed.engine_config`; it decides
             ZeRO stage and the split into micro-batches.
         runtime: `cpus` (threads) and the fields of CheckpointPolicy are read.
@@ -71,7 +75,8 @@ def fit(
         model_files: {name: bytes}, what makes a usable model of a checkpoint's weights (config.json, tokenizer).
 
     Raises:
-        NonFiniteLoss: the loss or the gradient norm is NaN or infinite; no checkpoint holds it.
+        NonFiniteLoss, LossSpike: a step went wrong, and `loop.guard` says to stop; no checkpoint holds it.
+        RolledBack: a step went wrong, and training goes back; call `fit` again, with the model as it was at first.
         TrainingStopped: should_stop said so, after a checkpoint was written.
         ConfigError: the batch cannot be divided among the ranks, or the settings cannot work together.
     """
@@ -107,6 +112,15 @@ def fit(
             engine.destroy()
     _restore(model, weights)
     return result
+
+
+def through_rollbacks(train: Callable[[], Trained]) -> Trained:
+    """What `train` returns, which builds a model and calls `fit`: called again after each rollback."""
+    while True:
+        try:
+            return train()
+        except RolledBack:
+            continue  # the next attempt reads the incident, and goes on from an older checkpoint
 
 
 def _restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -174,12 +188,11 @@ class _Run:
             every = self.loop.validate_every_steps
             validates = self.held_out is not None and (last or (every > 0 and (step + 1) % every == 0))
             logs = (step + 1) % self.loop.log_every_steps == 0 or last or validates
-            around_update = self.watching.begin(step, logs)
-            rows = next_batch(step)
-            flags = [self.hooks.should_stop(), *self.checkpoints.flags()]
-            done = self.stepper.step(step, rows, learning_rate(self.loop, step), flags, around_update)
+            done = self._step(step, next_batch, logs)
             self.last_log += self.watching.end(step, self.progress)  # tokens/s is of training
             self.progress.add(done.sums, done.counts, done.tokens)
+            if done.applied:
+                self.guard.accept(done.loss, done.grad_norm)
             stop, *raised = done.flags
             due = self.checkpoints.heard(raised)
             figures = self._validate(step + 1) if validates else {}
@@ -201,8 +214,76 @@ class _Run:
         self.checkpoints.finish()
         return self._result(first, self.loop.steps)
 
+    def _step(self, step: int, next_batch: Callable[[int], Batch], logs: bool) -> Stepped:
+        """Make a step, with the first batch that the guard lets pass."""
+        while True:
+            around_update = self.watching.begin(step, logs)
+            number = self.guard.batch_of(step)
+            rows = next_batch(number)
+            flags = [self.hooks.should_stop(), *self.checkpoints.flags()]
+            rate = learning_rate(self.loop, step)
+            done = self.stepper.step(step, number, rows, rate, flags, self._admits, around_update)
+            trouble = None if done.skipped else self.guard.judge(done.loss, done.grad_norm)
+            if trouble is None:
+                return done
+            self._incident(step, number, rows, done, trouble)
+
+    def _admits(self, loss: float, grad_norm: float) -> bool:
+        return self.guard.judge(loss, grad_norm) is None
+
+    def _incident(self, step: int, number: int, rows: Batch, done: Stepped, trouble: Trouble) -> None:
+        """Note what went wrong and decide; returns where the batch is to be left out and the step made again.
+
+        The note is on disk before anything follows from it, so that a later attempt decides the same.
+        """
+        outcome = self.guard.decide(step, trouble, can_go_back=self.checkpoints.folder is not None)
+        samples = rows[SAMPLE_IDS].tolist() if SAMPLE_IDS in rows else self.stepper.positions(number)
+        by_rank = self.stepper.of_all_ranks((samples, done.own_sums))
+        names = [name for name, _ in self.stepper.parts]
+        pairs = zip(names, done.sums, done.counts, strict=True)
+        incident: Incident = plain(
+            {
+                "step": step + 1,
+                "batch": number,
+                "kind": trouble.kind,
+                "cause": trouble.cause,
+                "window": trouble.window,
+                **outcome,
+                "loss": done.loss,
+                "grad_norm": done.grad_norm,
+                "learning_rate": learning_rate(self.loop, step),
+                "tokens": done.tokens,
+                "parts": {name: {"loss_sum": total, "labels": count} for name, total, count in pairs},
+                "ranks": [{"loss_sums": dict(zip(names, own, strict=True)), "samples": ids} for ids, own in by_rank],
+            }
+        )
+        handled = sum(earlier["decision"] != "stop" for earlier in self.guard.incidents)
+        self.guard.incidents.append(incident)
+        self.progress.incidents = self.guard.incidents
+        folder = self.checkpoints.folder
+        if folder is not None and self.stepper.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_incidents(folder, self.guard.incidents)
+        self.stepper.of_all_ranks(None)  # nobody goes on before it is written
+        self.hooks.note(f"step {step + 1}, batch {number}: {trouble.cause}: {in_words(incident)}")
+        self.hooks.on_incident(incident)
+        if incident["decision"] == "rollback":
+            self.best.take_back(incident["to_step"])
+            raise RolledBack(step, incident["to_step"])
+        if incident["decision"] == "stop":
+            kind = NonFiniteLoss if trouble.kind == "nan" else LossSpike
+            raise kind(step, trouble.cause, [sample for ids, _ in by_rank for sample in ids], handled)
+
     def _resume(self) -> int:
-        found = self.checkpoints.resume()
+        folder = self.checkpoints.folder
+        incidents = read_incidents(folder) if folder is not None else []
+        step = self._load(incidents)
+        self.progress.incidents = max(incidents, self.progress.incidents, key=len)
+        self.guard = Guard(self.loop.guard, self.progress.losses, self.progress.grad_norms, self.progress.incidents)
+        return step
+
+    def _load(self, incidents: list[Incident]) -> int:
+        found = self.checkpoints.resume(incidents)
         if found is None:
             return 0
         step, self.progress = found
@@ -287,4 +368,5 @@ class _Run:
             best_step=self.progress.best_step,
             stopped_early=early,
             planned_steps=self.loop.steps,
+            incidents=self.guard.incidents,
         )

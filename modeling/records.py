@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling.guard import Incident
 from modeling.precision import LossScale
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Hooks:
     """The profiler's trace has been written."""
     on_decision: Callable[[str, str, str], None] = lambda error, message, decision: None
     """Training met a condition and goes on: its class (as the executor's), what happened, what was decided."""
+    on_incident: Callable[[Incident], None] = lambda incident: None
+    """A step went wrong; see `modeling.guard`."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class FitResult:
     stopped_early: bool = False
     planned_steps: int = 0
     """Steps that the budget is; more than `step` only where it stopped early."""
+    incidents: list[Incident] = field(default_factory=list)
+    """Steps that went wrong, in order (`modeling.guard`), also those of earlier attempts."""
 
 
 @dataclass
@@ -149,6 +154,10 @@ class Progress:
     """Validations since then."""
     planned_steps: int = 0
     """Of the run: a budget in minutes is measured once."""
+    losses: list[float] = field(default_factory=list)
+    """Of the last steps, for the guard; so the norms."""
+    grad_norms: list[float] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
     loss_scale: LossScale | None = None
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from modeling.config import Config, section
 from modeling.errors import ConfigError
+from modeling.guard import GuardConfig
 from modeling.optimizers.settings import AdamW, AnyOptimizer
 
 Schedule = Literal["linear", "cosine", "constant", "inverse-sqrt", "wsd"]
@@ -60,6 +61,7 @@ class LoopConfig(Config):
     min_delta: float = Field(0.0, ge=0, description="what a validation loss must be lower by to be better, nats")
     keep: Literal["last", "best"] = Field("last", description="weights to keep: after the last step, or the best ones")
     seed: int = Field(0, ge=0, description="of the weights' initialisation and of dropout")
+    guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="before")
     @classmethod

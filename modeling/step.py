@@ -9,7 +9,7 @@ counts are all-reduced before the backward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from modeling.errors import NonFiniteLoss
 from modeling.heads.base import parts_of
 from modeling.precision import LossScale
 from modeling.schedule import LoopConfig, batch_size_at, first_sample
@@ -27,7 +26,10 @@ from modeling.step_clock import StepClock
 
 Batch = dict[str, np.ndarray]
 SAMPLE_IDS = "sample_ids"
-"""Optional key of a batch, int64 [B]: names its rows in NonFiniteLoss; the model never sees it."""
+"""Optional key of a batch, int64 [B]: names its rows in incidents; the model never sees it."""
+
+Admit = Callable[[float, float], bool]
+"""(loss, gradient norm) of a step → whether its update may be made; pure, so that all ranks say the same."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,16 @@ class Stepped:
     counts: list[float]
     """Labels of each part."""
     tokens: float
+    loss: float
+    """Weighted mean over the labels, nats."""
     grad_norm: float
+    """Global, before clipping."""
+    applied: bool
+    """Whether the update was made; weights and optimizer are as before where it was not."""
     skipped: bool
-    """The gradients overflowed fp16: no weight has changed."""
+    """It was not, since the gradients overflowed fp16 at the present loss scale."""
+    own_sums: list[float]
+    """Σ loss of each part on this rank."""
     flags: list[float]
     """How many ranks raised each of the flags they came with."""
 
@@ -83,27 +92,28 @@ class Stepper:
         self.parts = parts_of(model)
         self.loss_scale = LossScale() if loop.precision == "fp16" else None
         self.clock = StepClock(device)
+        self._gate = _Gate(engine)
 
     def step(
         self,
         step: int,
+        number: int,
         rows: Batch,
         learning_rate: float,
         flags: list[bool],
+        admit: Admit,
         around_update: AbstractContextManager[None] | None = None,
     ) -> Stepped:
-        """Forward, backward and update on the global batch of `step` (0-based).
+        """Forward, backward and update of `step` (0-based) on a global batch.
 
         Args:
+            number: of the batch: the step's, until the guard leaves some out.
             rows: this rank's rows of it.
             flags: what this rank wants all to know; they travel with the loss, in one all-reduce.
+            admit: asked before the update; without its consent there is none.
             around_update: entered when gradients are whole, left when the weights are new.
-
-        Raises:
-            NonFiniteLoss: the loss or the gradient norm is NaN or infinite, and no loss scale is at fault.
         """
         self.clock.mark("other")
-        sample_ids = rows.get(SAMPLE_IDS)
         batch = {
             name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
             for name, a in rows.items()
@@ -111,26 +121,25 @@ class Stepper:
         }
         counts = self.model.count(batch).double().reshape(-1).tolist()
         *counts, tokens = self._sum_over_ranks(*counts, float(count_tokens(batch)))
-        sums = self._backward(step, batch, counts)
-        found = self._sum_over_ranks(*sums, *map(float, flags))
-        sums, raised = list(found[: len(sums)]), list(found[len(sums) :])
-        if not all(map(math.isfinite, sums)):
-            raise NonFiniteLoss(step, self._samples(step, sample_ids))
+        own_sums = self._backward(step, number, batch, counts)
+        found = self._sum_over_ranks(*own_sums, *map(float, flags))
+        sums, raised = list(found[: len(own_sums)]), list(found[len(own_sums) :])
+        weighted = zip(self.parts, sums, counts, strict=True)
+        loss = sum(weight * total / max(count, 1) for (_, weight), total, count in weighted)
         with around_update or nullcontext():
             self.clock.mark("optimizer")
-            grad_norm = self._update(learning_rate)
+            grad_norm, applied = self._update(learning_rate, lambda norm: admit(loss, norm))
             self.clock.mark("other")
-        skipped = not math.isfinite(grad_norm)
-        if skipped and (self.loss_scale is None or self.loss_scale.scale <= 1):
-            raise NonFiniteLoss(step, self._samples(step, sample_ids))
-        if self.loss_scale is not None:
+        overflow = not math.isfinite(grad_norm)
+        skipped = overflow and self.loss_scale is not None and self.loss_scale.scale > 1
+        if self.loss_scale is not None and skipped == overflow:
             self.loss_scale.update(skipped)
-        return Stepped(sums, counts, tokens, grad_norm, skipped, raised)
+        return Stepped(sums, counts, tokens, loss, grad_norm, applied, skipped, own_sums, raised)
 
-    def _backward(self, step: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
+    def _backward(self, step: int, number: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
         """Forward and backward of all micro-batches; this rank's sums of losses."""
         rows = next(iter(batch.values())).shape[0]
-        micros = self._micro_batches(step)
+        micros = self._micro_batches(number)
         # DeepSpeed divides by the accumulation of full batches, also where a step has fewer.
         factor = self.world_size * self.accumulation * self._begin_scaling()
         scale = torch.tensor(
@@ -166,15 +175,17 @@ class Stepper:
         self.engine.optimizer.loss_scale = self.loss_scale.scale
         return 1.0
 
-    def _micro_batches(self, step: int) -> int:
-        """Micro-batches of a step, of the configured size at most; fewer while the batch warms up."""
-        rows = -(-batch_size_at(self.loop, step) // self.world_size)
+    def _micro_batches(self, number: int) -> int:
+        """Micro-batches of a batch, of the configured size at most; fewer while the batch warms up."""
+        rows = -(-batch_size_at(self.loop, number) // self.world_size)
         return min(self.accumulation, -(-rows // self.micro_batch))
 
-    def _update(self, learning_rate: float) -> float:
-        """The optimizer's step; the global gradient norm before clipping, not finite where gradients are not."""
+    def _update(self, learning_rate: float, admit: Callable[[float], bool]) -> tuple[float, bool]:
+        """The optimizer's step; the global gradient norm before clipping, not finite where gradients are not, and
+        whether the update was made."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
+        norm: float | None = None
         if self.zero_stage == 0:
             if self.loss_scale is not None:
                 for parameter in self.model.parameters():
@@ -182,12 +193,11 @@ class Stepper:
                         parameter.grad.div_(self.loss_scale.scale)
             limit = self.loop.clip_norm or math.inf
             norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-            if not math.isfinite(norm):
-                self.engine.optimizer.zero_grad(set_to_none=True)  # with no gradient the optimizer changes nothing
-            self.engine.step()
-            return norm
-        self.engine.step()
-        return math.inf if self.engine.optimizer.overflow else float(self.engine.get_global_grad_norm())
+        applied = self._gate.step(lambda: admit(self._engine_norm() if norm is None else norm))
+        return self._engine_norm() if norm is None else norm, applied
+
+    def _engine_norm(self) -> float:
+        return math.inf if self.engine.optimizer.overflow else float(self.engine.optimizer._global_grad_norm)
 
     def _sum_over_ranks(self, *values: float) -> tuple[float, ...]:
         if self.world_size == 1:
@@ -196,13 +206,42 @@ class Stepper:
         self.clock.in_collective(lambda: dist.all_reduce(total))
         return tuple(total.tolist())
 
-    def _samples(self, step: int, sample_ids: np.ndarray | None) -> list[int]:
-        """Sample numbers of the step, of all ranks: which of them is at fault is for a closer look."""
-        rows = rank_rows(batch_size_at(self.loop, step), self.rank, self.world_size)
-        own = [first_sample(self.loop, step) + row for row in rows] if sample_ids is None else sample_ids.tolist()
-        everyone: list[list[int]] = [[] for _ in range(self.world_size)]
+    def positions(self, number: int) -> list[int]:
+        """Places of this rank's rows of a batch in the stream of samples, where these have no names."""
+        rows = rank_rows(batch_size_at(self.loop, number), self.rank, self.world_size)
+        return [first_sample(self.loop, number) + row for row in rows]
+
+    def of_all_ranks(self, own: Any) -> list[Any]:
+        """What every rank gave, by rank; all call it."""
+        everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, own)
-        return [sample for ids in everyone for sample in ids]
+        return everyone
+
+
+class _Gate:
+    """Stands before the optimizer under DeepSpeed's: a step that is refused does all but the update.
+
+    DeepSpeed knows the norm only inside its own step, and only that step lets go of the gradients.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._admit: Callable[[], bool] = lambda: True
+        self._said: bool | None = None
+        optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+        self._update = optimizer.step
+        optimizer.step = self._through
+
+    def step(self, admit: Callable[[], bool]) -> bool:
+        """The engine's step; whether the update was made. `admit` is asked when the norm is known."""
+        self._admit, self._said = admit, None
+        self._engine.step()
+        return bool(self._said)  # never asked where DeepSpeed found the gradients not finite and refused by itself
+
+    def _through(self, *args: Any, **kwargs: Any) -> Any:
+        if self._said is None:  # once a step, however many groups of weights there are
+            self._said = self._admit()
+        return self._update(*args, **kwargs) if self._said else None
 
 
 def _mix(*numbers: int) -> int:

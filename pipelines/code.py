@@ -45,6 +45,8 @@ PLACEMENT = frozenset(
         "modeling.step_clock",
         "cluster.deepspeed",
         "cluster.errors",
+        "cluster.faults",
+        "cluster.lines",
         "cluster.parallel",
         "cluster.workers",
         "cluster.store",

@@ -4,9 +4,7 @@ All state that matters is in the store, so the driver may die at any moment. Wit
 stage goes `pending → waiting | running → done | cached | failed | skipped | cancelled`; `waiting` means
 that another driver is at work on the same key and its result will be shared.
 
-What is tried again depends on the class of the error (`RULES`), never on a count alone: a lost worker
-gets a new one, memory gets a smaller micro-batch, an unreachable store gets patience; bad config, bad
-data, a loss that is not finite and plain bugs stop at once.
+What is tried again depends on the class of the error: `pipelines.retries`.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import UserError
+from cluster.faults import oom_kills
 from cluster.files import cache_folder
 from cluster.leases import Claim, Held, Owner
 from cluster.store import Store
@@ -27,16 +26,11 @@ from pipelines.graph import Node
 from pipelines.placement import Placement
 from pipelines.plan import CACHED, Plan, changed_inputs
 from pipelines.pool import Outcome, Pool
+from pipelines.retries import Failures, decide
 from pipelines.runs import RunRecord
 from pipelines.worker import Event, Job
 from tasks.base import Edge, Runtime
 
-RULES = {
-    "worker": "a lost worker: again on a new one",
-    "memory": "out of memory: again with half the micro-batch",
-    "unreachable": "the store did not answer: again after a pause",
-    "lease": "another driver took the stage over: its result is used",
-}
 DONE = ("done", "cached")
 ENDED = (*DONE, "failed", "skipped", "cancelled")
 GRACE_SECONDS = 8.0
@@ -54,6 +48,9 @@ class Live:
     runtime: Runtime = field(default_factory=Runtime)
     not_before: float = 0.0
     forced: bool = False
+    failures: Failures = field(default_factory=Failures)
+    oom_kills: int = 0
+    """Of the kernel, when the attempt began."""
 
 
 class Executor:
@@ -157,14 +154,19 @@ class Executor:
             self.event(event)
 
     def event(self, event: Event) -> None:
-        """Take a stage's progress, metric or decision."""
-        name = event["stage"]
-        if event["type"] == "metric":
+        """Take a stage's progress, metric, file, checkpoint, split of the batch or decision."""
+        name, kind = event["stage"], event["type"]
+        if kind == "metric":
             self.tracker.metric(name, event["step"], event["values"])
             self.record.stage(name)["last"] = event["values"]
-        elif event["type"] == "file":
+        elif kind == "file":
             self.tracker.file(name, event["name"], event["path"])
-        elif event["type"] == "decision":
+        elif kind == "saved":
+            self.live[name].failures.gained = True
+        elif kind == "at-work":
+            self.live[name].failures.at_work.update(event["facts"])
+            self.record.stage(name)["at_work"] = self.live[name].failures.at_work
+        elif kind == "decision":
             self._decided(name, event["error"], event["message"], event["decision"])
         else:
             self.record.stage(name)["progress"] = {k: event[k] for k in ("done", "total", "unit", "shown")}
@@ -237,7 +239,7 @@ class Executor:
                 live.not_before = time.monotonic() + 0.5
                 live.state = "waiting"
                 return False
-        live.claim = claimed
+        live.claim, live.oom_kills = claimed, oom_kills()
         self._state(live, "running", attempt=live.attempt + 1, began=time.time(), reason=step.reason)
         self.tracker.started(node, live.runtime)
         self.tickets[self.pool.submit(self._job(live))] = name
@@ -308,39 +310,31 @@ class Executor:
         if name in self._lost:
             error = {**error, "class": "lease"}
             self._lost.discard(name)
-        decision = self._again(live, error)
-        if decision:
-            self._decided(name, error["class"], error["message"], decision)
+        if error["class"] == "worker" and oom_kills() > live.oom_kills:
+            message = f"the kernel killed a process for lack of memory; {error['message']}"
+            error = {**error, "class": "memory", "message": message}
+        live.failures.failed_at((self.record.stage(name).get("progress") or {}).get("done", 0.0))
+        decision = decide(error, live.runtime, live.failures)
+        if decision.words:
+            self._decided(name, error["class"], error["message"], decision.words)
+        if decision.again:
+            live.runtime = decision.runtime
+            live.not_before = time.monotonic() + decision.pause_seconds
             live.attempt += 1
             self._state(live, "pending")
             self._ready.append(name)
             return
         self._failed = True
+        if decision.remedy:
+            error = {**error, "remedy": decision.remedy}
         self._state(live, "failed", error=error)
         self.tracker.ended(name, "FAILED", None, error=error)
         self._skip_descendants(name)
 
     def _decided(self, name: str, error: str, message: str, decision: str) -> None:
+        """Into the record: what was decided about a stage, and why."""
         entry = {"time": time.time(), "error": error, "message": message[:500], "decision": decision}
         self.record.stage(name).setdefault("decisions", []).append(entry)
-
-    def _again(self, live: Live, error: dict[str, Any]) -> str:
-        """The decision to try again, in words; empty to stop."""
-        kind = error["class"]
-        if kind == "lease":
-            return RULES["lease"]
-        if kind not in RULES or live.attempt >= live.runtime.max_retries:
-            return ""
-        if kind == "memory":
-            batch = live.runtime.micro_batch
-            if batch == 1:
-                return ""
-            smaller = batch // 2 if batch else 8
-            live.runtime = live.runtime.model_copy(update={"micro_batch": smaller})
-            return f"{RULES['memory']} ({smaller})"
-        if kind == "unreachable":
-            live.not_before = time.monotonic() + min(30.0, 2.0**live.attempt)
-        return RULES[kind]
 
     def _take(self, live: Live, manifest: dict[str, Any], state: str, reason: str) -> None:
         """A stage's artifact is there: those that wait for it may start."""

@@ -103,11 +103,14 @@ class RayPool:
 
     def __init__(self, *, fixed: bool) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from cluster.connect import resources
 
         self._ray = ray
-        self._hub = ray.remote(_Hub).options(num_cpus=0, max_concurrency=1000).remote()
+        # On the driver's node: events must not end with another one.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._hub = ray.remote(_Hub).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote()
         self._remote = ray.remote(max_retries=0)(_stage)
         self._placed: dict[str, Any] = {}
         self._tickets: dict[Any, int] = {}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import BadData
+from cluster.faults import is_out_of_memory
 from cluster.leases import Claim
 from cluster.store import Store
 from cluster.store_uploads import Uploads
@@ -149,10 +150,18 @@ class StageContext:
 
     def publish_scratch(self) -> None:
         self._uploads.submit(self.scratch)
+        self._send({"type": "saved"})
+
+    def at_work(self, facts: Mapping[str, Any]) -> None:
+        self._send({"type": "at-work", "facts": dict(facts)})
 
     def decided(self, error: str, message: str, decision: str) -> None:
+        self._send({"type": "decision", "error": error, "message": message, "decision": decision})
+
+    def _send(self, event: Event) -> None:
+        """At once: the process may not live to send it later."""
         with self._lock:
-            self._pending.append({"type": "decision", "error": error, "message": message, "decision": decision})
+            self._pending.append(event)
         self.flush()
 
     def close(self, wait_seconds: float) -> None:
@@ -382,8 +391,8 @@ def environment() -> dict[str, Any]:
 def describe(error: BaseException, store: Store) -> dict[str, Any]:
     """An exception as data: {class, type, message, remedy, traceback}.
 
-    Classes: `config`, `data`, `unreachable`, `lease`, `memory`, `nan`, `worker`, `space`, `cancelled`
-    and `bug`; the executor's rules for trying again go by them.
+    Classes: `config`, `data`, `unreachable`, `lease`, `memory`, `nan`, `spike`, `worker`, `room`, `space`,
+    `cancelled` and `bug`; the executor's rules for trying again go by them.
     """
     names = [c.__name__ for c in type(error).__mro__]
     text = str(error)
@@ -397,20 +406,22 @@ def describe(error: BaseException, store: Store) -> dict[str, Any]:
         kind = "lease"
     elif "Cancelled" in names:
         kind = "cancelled"
-    elif "OutOfMemory" in names or "OutOfMemoryError" in names or isinstance(error, MemoryError):
+    elif is_out_of_memory(error):
         kind = "memory"
     elif "NonFiniteLoss" in names:
         kind = "nan"
+    elif "LossSpike" in names:
+        kind = "spike"
     elif "WorkerLost" in names:
         kind = "worker"
+    elif "NoRoom" in names:
+        kind = "room"
     elif isinstance(error, OSError) and error.errno == 28:
         kind = "space"
     elif "Unreachable" in names:
         kind = "unreachable"
     elif "UserError" in names or explained is not None:
         kind = "data"
-    elif "out of memory" in text.lower():
-        kind = "memory"
     if kind == "space":
         remedy = "free some space, or choose another --store; then run the same command again"
     else:
@@ -421,6 +432,7 @@ def describe(error: BaseException, store: Store) -> dict[str, Any]:
         "type": type(error).__name__,
         "message": getattr(error, "message", "") or text or type(error).__name__,
         "remedy": remedy,
+        "handled": getattr(error, "handled", 0),
         "traceback": "" if kind != "bug" else "".join(traceback.format_exception(error)),
     }
 

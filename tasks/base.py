@@ -78,7 +78,13 @@ class Runtime(CheckpointPolicy):
         pattern=r"^([1-9]\d*(:[1-9]\d*)?)?$",
         description="keep a profiler's trace with the run: of steps from:to, or of so many after the second",
     )
-    max_retries: int = Field(3, ge=0, description="how often a lost worker is replaced")
+    max_retries: int = Field(3, ge=0, description="tries after failures in a row, between which a stage got no further")
+    wait_for_room_seconds: float = Field(
+        600, gt=0, description="how long several workers wait for a node where the cluster has no room"
+    )
+    collective_timeout_seconds: float = Field(
+        600, gt=0, description="a rank that keeps the others waiting for longer is ended and replaced"
+    )
     resources: dict[str, float] = Field(default_factory=dict, description="further Ray resources per worker")
 
     @model_validator(mode="after")
@@ -234,6 +240,10 @@ class Context(Protocol):
 
     def cancelled(self) -> bool:
         """True once the run was asked to stop; long loops look at it and return early by raising."""
+
+    def at_work(self, facts: Mapping[str, Any]) -> None:
+        """For the run's record, as it goes: how the batch is split ({micro_batch, accumulation, workers,
+        batch_size}), made smaller when memory runs out; where the ranks are ({ranks: [{rank, pid, host}]})."""
 
     def publish_scratch(self) -> None:
         """Tell the engine that `scratch` holds a new complete checkpoint.

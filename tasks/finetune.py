@@ -16,12 +16,13 @@ from pydantic import Field, model_validator
 from cluster.errors import BadConfig, BadData
 from modeling.architecture import AnyModel
 from modeling.config import Config
+from modeling.guard import GuardConfig
 from modeling.optimizers.settings import AdamW, AnyOptimizer, check_stage
 from modeling.schedule import LoopConfig, Schedule
 from tasks.base import Context, Model, Task, Tokenizer
 from tasks.datasets import Dataset
 from tasks.pretrain import shape_of
-from tasks.training import fit_on_rank, model_files, same_tokenizer, timings, train
+from tasks.training import fit_on_rank, model_files, same_tokenizer, timings, train, write_history
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
@@ -45,6 +46,7 @@ class FinetuneLoop(Config):
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every_steps: int = Field(10, ge=1)
+    guard: GuardConfig = GuardConfig()
 
     def steps(self, examples: int) -> int:
         """Optimizer steps for so many sequences."""
@@ -65,6 +67,7 @@ class FinetuneLoop(Config):
             precision=self.precision,
             log_every_steps=self.log_every_steps,
             seed=seed,
+            guard=self.guard,
         )
 
 
@@ -155,17 +158,15 @@ class Finetune(Task):
 
 def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, Any]:
     """What every worker runs. Rank 0 writes the model and returns {metrics, timings}."""
-    import json
-
     from modeling.checkpoint import NO_HEAD, load_transformer, save_model
-    from modeling.step import rank_rows
+    from modeling.step import SAMPLE_IDS, rank_rows
     from tasks.datasets import read_rows
     from tasks.downstream.encode import Batches, Encoder, collate
 
     out, config, head, seed = Path(payload["out"]), payload["model"], dict(payload["head"]), payload["seed"]
-    rows = read_rows(Path(payload["data"]) / "train.parquet")
+    train_rows = read_rows(Path(payload["data"]) / "train.parquet")
     encoder = Encoder(out, head["length_tokens"])
-    features = _features(rows, encoder, head)
+    features = _features(train_rows, encoder, head)
     model = build(config, head, seed, payload["head_dropout"])
     if payload["init"] is not None:
         load_transformer(Path(payload["init"]), model.transformer)
@@ -176,9 +177,11 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     batches = Batches(features, payload["loop"].batch_size, seed)
 
     def next_batch(step: int) -> dict[str, Any]:
-        found = batches.of_step(step)
-        own = [found[row] for row in rank_rows(len(found), rank.rank, rank.world_size)]
-        return collate(own, head["kind"], encoder.pad, bool(getattr(config, "token_types", 0)))
+        found = batches.indices(step)
+        rows = rank_rows(len(found), rank.rank, rank.world_size)
+        own = found[rows.start : rows.stop]
+        batch = collate([features[i] for i in own], head["kind"], encoder.pad, bool(getattr(config, "token_types", 0)))
+        return {**batch, SAMPLE_IDS: own}
 
     loop = payload["loop"].loop(len(features), seed)
     result = fit_on_rank(
@@ -195,13 +198,12 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         return {}
     save_model(out, model, config)
     _write(out / "head.json", head)
-    lines = [json.dumps(row, sort_keys=True) for row in result.history]
-    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_history(out, result)
     metrics = {
         "loss": result.history[-1]["loss"],
         "steps": result.step,
         "tokens": result.tokens,
-        "rows": len(rows),
+        "rows": len(train_rows),
         "sequences": len(features),
     }
     note = {

@@ -2,8 +2,8 @@
 
 The artifact is a model's folder: `config.json`, `model.safetensors`, the tokenizer's files,
 `metrics.jsonl` (a line per logged step), `updates.jsonl` (how far updates move each layer), `samples.json` (predictions
-on held-out examples on the way) and `training.json`. All of it is a function of the config, the
-inputs and the placement; speeds are in the manifest's timings.
+on held-out examples on the way), `training.json`, and `incidents.jsonl` where steps went wrong. All of it is a function
+of the config, the inputs and the placement; speeds are in the manifest's timings.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tasks.training import (
     same_tokenizer,
     timings,
     train,
+    write_history,
     write_watched,
 )
 
@@ -161,7 +162,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     from modeling.checkpoint import build_model, load_weights, save_model
     from modeling.flops import parameter_counts, training_flops_per_token
     from modeling.schedule import BUDGETS, batch_size_at, first_sample, resolved
-    from modeling.step import count_tokens, rank_rows
+    from modeling.step import SAMPLE_IDS, count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
     from tasks.held_out import held_out
     from tasks.samples import Sampler
@@ -177,7 +178,8 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
     def next_batch(step: int) -> dict[str, Any]:
         rows = rank_rows(batch_size_at(loop, step), rank.rank, rank.world_size)
-        return reader.batch(reader.indices(first_sample(loop, step) + rows.start, len(rows)))
+        pairs = reader.indices(first_sample(loop, step) + rows.start, len(rows))
+        return {**reader.batch(pairs), SAMPLE_IDS: pairs[:, 0] * len(reader) + pairs[:, 1]}
 
     sample = reader.batch(reader.indices(0, min(loop.batch_size, SAMPLED_ROWS)))  # the same on every rank
     first = {name: torch.from_numpy(array) for name, array in sample.items()}
@@ -219,8 +221,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     # ELECTRA's generator, say, has done its work
     kept, name = getattr(model, "kept", model), getattr(model, "kept_head", head["name"])
     save_model(out, kept, config, {"name": name, "settings": head["settings"]})
-    lines = [json.dumps(row, sort_keys=True) for row in result.history]
-    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_history(out, result)
     write_watched(out, result)
     parameters = parameter_counts(kept)
     note = {

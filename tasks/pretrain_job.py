@@ -18,12 +18,13 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import BadConfig, UserError
 from modeling.config import section
-from modeling.errors import ConfigError, NonFiniteLoss, TrainingStopped
+from modeling.errors import BadStep, ConfigError, TrainingStopped
 from tasks.base import Artifact, Edge, Runtime
 from tasks.pretrain import Pretrain, pretrain_on_rank
 
@@ -101,7 +102,8 @@ def train_job(folder: Path, words: Iterable[str]) -> dict[str, Any]:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if world_size > 1:
-        torch.distributed.init_process_group("nccl" if gpus else "gloo")
+        patience = timedelta(seconds=runtime.collective_timeout_seconds)
+        torch.distributed.init_process_group("nccl" if gpus else "gloo", timeout=patience)
     with tempfile.TemporaryDirectory() as unused:
         # Only rank 0 writes; the others look at the same inputs.
         context = JobContext(folder, folder / "model" if rank == 0 else Path(unused), runtime)
@@ -116,12 +118,14 @@ def train_job(folder: Path, words: Iterable[str]) -> dict[str, Any]:
 
 def _train(stage: Pretrain, context: JobContext, rank: int, world_size: int) -> dict[str, Any]:
     from cluster.workers import RankContext
+    from modeling.loop import through_rollbacks
 
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):  # torchrun passes a Ctrl-C on as SIGTERM
         signal.signal(number, lambda number, frame: asked.append(number))
     payload = stage.payload(context)
-    return pretrain_on_rank(payload, RankContext(rank, world_size, _show, lambda: bool(asked)))
+    context_of_rank = RankContext(rank, world_size, _show, lambda: bool(asked))
+    return through_rollbacks(lambda: pretrain_on_rank(payload, context_of_rank))
 
 
 def _show(event: Mapping[str, Any]) -> None:
@@ -147,7 +151,7 @@ def main(arguments: list[str]) -> int:
     except (UserError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except NonFiniteLoss as error:
+    except BadStep as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except TrainingStopped as stopped:

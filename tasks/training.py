@@ -77,6 +77,15 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
                 ctx.metric(row["step"], {name: x for name, x in row.items() if name != "step" and x is not None})
         elif kind == "checkpoint":
             ctx.publish_scratch()
+        elif kind == "at-work":
+            ctx.at_work(event["facts"])
+        elif kind == "ranks":
+            ctx.at_work({"ranks": event["ranks"]})
+            places = ", ".join(f"{r['rank']}: process {r['pid']} on {r['host']}" for r in event["ranks"])
+            ctx.log(f"ranks {places}")
+        elif kind == "incident":
+            ctx.publish_scratch()  # a later attempt, perhaps on another node, must know of it
+            ctx.decided(event["error"], event["message"], event["decision"])
         elif kind == "note":
             ctx.log(event["message"])
         elif kind == "decision":
@@ -86,8 +95,8 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
     runtime = ctx.runtime
     try:
         result = run_group(
-            work,
-            dict(payload),
+            _on_rank,
+            {"work": work, "payload": dict(payload)},
             workers=runtime.workers,
             cpus=runtime.cpus,
             gpus=runtime.gpus,
@@ -96,12 +105,21 @@ def train(ctx: Context, work: Work, payload: Mapping[str, Any], *, steps: int) -
             should_stop=ctx.cancelled,
             storage=ctx.work / "ray-train",
             name=f"triptych-{uuid.uuid4().hex}",
+            collective_timeout_seconds=runtime.collective_timeout_seconds,
+            wait_for_room_seconds=runtime.wait_for_room_seconds,
         )
     except TrainingStopped as stopped:
         raise Cancelled(f"cancelled after step {stopped.step} of {planned or '?'}") from None
     for name, value in result.get("timings", {}).items():
         ctx.timing(name, value)
     return result
+
+
+def _on_rank(payload: Mapping[str, Any], rank: RankContext) -> Any:
+    """The stage's work, begun again where training was rolled back."""
+    from modeling.loop import through_rollbacks
+
+    return through_rollbacks(lambda: payload["work"](payload["payload"], rank))
 
 
 def fit_on_rank(
@@ -120,6 +138,7 @@ def fit_on_rank(
     model_files: Mapping[str, bytes] | None = None,
 ) -> FitResult:
     """`fit` as placed by `runtime`, with its events sent to the stage."""
+    from modeling.guard import in_words
     from modeling.loop import fit
     from modeling.records import Hooks, Watch
 
@@ -144,6 +163,10 @@ def fit_on_rank(
     def on_decision(error: str, message: str, decision: str) -> None:
         rank.emit({"kind": "decision", "error": error, "message": message, "decision": decision})
 
+    def on_incident(incident: Mapping[str, Any]) -> None:
+        message = f"step {incident['step']}, batch {incident['batch']}: {incident['cause']}"
+        rank.emit({"kind": "incident", "error": incident["kind"], "message": message, "decision": in_words(incident)})
+
     config = placed_engine(
         runtime,
         batch_size=loop.batch_size,
@@ -158,6 +181,13 @@ def fit_on_rank(
         beside = {f"memory/predicted/{part}": float(size) for part, size in predicted.items()}
         rank.emit({"kind": "measured", "step": 1, "values": {**memory_figures(ranks), **beside}})
 
+    split = {
+        "micro_batch": config["train_micro_batch_size_per_gpu"],
+        "accumulation": config["gradient_accumulation_steps"],
+        "workers": rank.world_size,
+        "batch_size": loop.batch_size,
+    }
+    rank.emit({"kind": "at-work", "facts": split})
     return fit(
         model,
         loop,
@@ -177,6 +207,7 @@ def fit_on_rank(
             on_memory=on_memory,
             on_samples=on_samples,
             on_trace=lambda path: rank.emit({"kind": "file", "name": f"profile/{path.name}", "path": str(path)}),
+            on_incident=on_incident,
         ),
         flops_per_token=flops_per_token,
         held_out=held_out,
@@ -249,6 +280,16 @@ def model_files(rank: RankContext, config: ModelConfig, head: Mapping[str, Any],
         return {}
     tokenizer = [out / name for name in TOKENIZER_FILES]
     return {CONFIG: config_file(config, head), **{p.name: p.read_bytes() for p in tokenizer if p.is_file()}}
+
+
+def write_history(out: Path, result: FitResult) -> None:
+    """metrics.jsonl, a line per logged step; incidents.jsonl, one per step that went wrong, where there were any."""
+    from modeling.guard import write_incidents
+
+    lines = [json.dumps(row, sort_keys=True) for row in result.history]
+    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if result.incidents:
+        write_incidents(out, result.incidents)
 
 
 def timings(result: FitResult) -> dict[str, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from modeling.checkpoints.policy import CheckpointPolicy
 from modeling.checkpoints.shards import Abandoned
 from modeling.checkpoints.snapshot import HostBuffers
 from modeling.checkpoints.writer import Writer
-from modeling.errors import NonFiniteLoss
+from modeling.errors import BadStep, RolledBack
+from modeling.guard import Incident
 from modeling.records import Hooks, Progress
 from modeling.step import Stepper
 
@@ -57,10 +58,16 @@ class Checkpointer:
         self._writer: Writer | None = None
         self._last = time.monotonic()
 
-    def resume(self) -> tuple[int, Progress] | None:
-        """Continue from the newest checkpoint that can be used; (steps done, progress)."""
+    def resume(self, incidents: Sequence[Incident] = ()) -> tuple[int, Progress] | None:
+        """Continue from the newest checkpoint that can be used; (steps done, progress).
+
+        Args:
+            incidents: all of the run so far (`modeling.guard`): what a rollback took back is not used.
+        """
         if self.folder is None:
             return None
+        if self.stepper.rank == 0:
+            reader.take_back(self.folder, incidents, self.hooks.note)
         found = reader.resume(self.stepper, self.folder, self.fits, self.hooks.note)
         self._last = time.monotonic()
         return (found[0], Progress(**found[1])) if found else None
@@ -126,7 +133,7 @@ class Checkpointer:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Leave no thread behind. What was begun is completed where all ranks stop together, else given up."""
-        if self.stepper.world_size == 1 or isinstance(error, NonFiniteLoss):
+        if self.stepper.world_size == 1 or isinstance(error, BadStep | RolledBack):
             self.finish()
         if self._writer is not None:
             self._writer.abandon()

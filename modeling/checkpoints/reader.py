@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,21 @@ def resume(
                 shutil.rmtree(layout.final(folder, later), ignore_errors=True)
         return step, record["progress"]
     return None
+
+
+def take_back(folder: Path, incidents: Sequence[Mapping[str, Any]], note: Callable[[str], None]) -> None:
+    """Remove the checkpoints of steps that a rollback took back (`modeling.guard`); on rank 0.
+
+    A checkpoint carries the incidents up to it: one that lacks an incident which went back to before it
+    holds steps that are to be made anew.
+    """
+    for step in layout.steps(folder) if incidents else []:
+        path = layout.final(folder, step)
+        record, _ = _record(path)
+        known = len(record["progress"]["incidents"]) if record is not None else 0
+        if record is not None and any(step > incident["to_step"] for incident in incidents[known:]):
+            note(f"{path.name}: its last steps were rolled back; removed")
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _record(path: Path) -> tuple[dict[str, Any] | None, str | None]:

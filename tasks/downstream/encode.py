@@ -221,11 +221,15 @@ class Batches:
 
     def of_step(self, step: int) -> list[Feature]:
         """The features of optimizer step `step` (0-based)."""
+        return [self.features[i] for i in self.indices(step)]
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which features they are."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch not in self._orders:
             self._orders.clear()
             self._orders[epoch] = self._order(epoch)
-        return [self.features[i] for i in self._orders[epoch][place]]
+        return self._orders[epoch][place]
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))

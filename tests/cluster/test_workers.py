@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.workers import RankContext, WorkerLost, run_group
+from cluster.faults import WorkerLost
+from cluster.workers import RankContext, run_group
 
 pytestmark = pytest.mark.slow
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -27,8 +29,10 @@ def work(payload: dict[str, Any], rank: RankContext) -> dict[str, Any]:
     rank.emit({"pid": os.getpid(), "rank": rank.rank})
     if payload.get("raise") and rank.rank == 1:
         raise ValueError("row 7 has no label")
-    if payload.get("die") and rank.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if payload.get("signal") and rank.rank == 1:
+        os.kill(os.getpid(), payload["signal"])
+    if payload.get("hang") and rank.rank == 1:
+        time.sleep(600)
     rounds = 0
     stop = torch.zeros(1)
     while payload.get("loop") and not stop.item():
@@ -44,9 +48,25 @@ def never() -> bool:
     return False
 
 
-def group(payload: dict[str, Any], storage: Path, name: str, on_event=lambda event: None, should_stop=never) -> Any:
+def group(
+    payload: dict[str, Any],
+    storage: Path,
+    name: str,
+    on_event=lambda event: None,
+    should_stop=never,
+    patience: float = 600,
+) -> Any:
     return run_group(
-        work, payload, workers=2, cpus=1, gpus=0, on_event=on_event, should_stop=should_stop, storage=storage, name=name
+        work,
+        payload,
+        workers=2,
+        cpus=1,
+        gpus=0,
+        on_event=on_event,
+        should_stop=should_stop,
+        storage=storage,
+        name=name,
+        collective_timeout_seconds=patience,
     )
 
 
@@ -66,7 +86,8 @@ def test_one_worker_runs_in_this_process(tmp_path):
         work, {}, workers=1, cpus=1, gpus=0, on_event=events.append, should_stop=never, storage=tmp_path, name="one"
     )
     assert result == {"total": 1.0, "rounds": 0, "world_size": 1}
-    assert events == [{"pid": os.getpid(), "rank": 0}]
+    place = {"rank": 0, "pid": os.getpid(), "host": socket.gethostname()}
+    assert events == [{"kind": "ranks", "ranks": [place]}, {"pid": os.getpid(), "rank": 0}]
 
 
 def test_two_workers_share_a_process_group_and_stop_when_asked(tmp_path):
@@ -76,8 +97,11 @@ def test_two_workers_share_a_process_group_and_stop_when_asked(tmp_path):
     )
     assert result["world_size"] == 2
     assert result["rounds"] > 3
-    assert events[0]["rank"] == 0
-    assert [event["round"] for event in events[1:]] == list(range(1, len(events)))
+    places = [event["ranks"] for event in events if event.get("kind") == "ranks"]
+    assert [[place["rank"] for place in ranks] for ranks in places] == [[0, 1]]
+    rounds = [event["round"] for event in events if "round" in event]
+    assert rounds == list(range(1, len(rounds) + 1))
+    assert [event for event in events if "pid" in event] == [{"pid": places[0][0]["pid"], "rank": 0}]
 
 
 def test_the_users_error_comes_back_as_itself(tmp_path):
@@ -86,8 +110,18 @@ def test_the_users_error_comes_back_as_itself(tmp_path):
 
 
 def test_a_killed_worker_is_a_lost_one(tmp_path):
-    with pytest.raises(WorkerLost):
-        group({"die": True, "loop": True}, tmp_path, "die")
+    with pytest.raises(WorkerLost, match="a worker was lost"):
+        group({"signal": signal.SIGKILL, "loop": True}, tmp_path, "die")
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [({"signal": signal.SIGSTOP}, "rank 1 did not answer for 4 s"), ({"hang": True}, "rank 1 kept the others waiting")],
+)
+def test_a_rank_that_hangs_is_killed_and_named(tmp_path, payload, words):
+    """A stopped process sends no signs of life; one whose work stands still keeps the others' collectives waiting."""
+    with pytest.raises(WorkerLost, match=f"{words}.* and was killed"):
+        group({**payload, "loop": True}, tmp_path, f"hang-{len(words)}", patience=4)
 
 
 def test_killing_the_calling_task_leaves_no_worker_behind(tmp_path):

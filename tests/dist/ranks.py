@@ -17,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTH, VOCABULARY, BATCH = 16, 90, 8
+NOT_FINITE, TOO_LARGE = 1, 2
+"""Tokens that no batch holds by itself; see `poisoned`."""
 
 
 def run_ranks(world_size: int, folder: Path, scenarios: list[dict[str, Any]], timeout: float = 200) -> list[Any] | None:
@@ -80,6 +82,9 @@ def train(
     batch_size: int = BATCH,
     activation_checkpointing: bool = False,
     placement: dict[str, Any] | None = None,
+    poison: dict[str, int] | None = None,
+    batches: list[int] | None = None,
+    guard: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
 
@@ -88,7 +93,9 @@ def train(
     checkpoints: after every step, into `folder/scratch`; in the `background`, whenever one can be written.
     stop_after: end after so many steps, with a checkpoint, as a cancelled run does.
     die_at_sync: the call of fsync, counted from 1, in which `die_rank` is killed: while a checkpoint is written.
-    die_at: the step before whose batch the rank `die_rank` is killed (SIGKILL), in its first life.
+    die_at: the number of the batch before which the rank `die_rank` is killed (SIGKILL), in its first life.
+    poison: {number of a batch: NOT_FINITE or TOO_LARGE}: what goes wrong with its second last row.
+    batches: the number of the batch of each step, where it is not the step's.
     """
     import numpy as np
     import torch
@@ -97,8 +104,9 @@ def train(
     from cluster.deepspeed import engine_config
     from modeling.checkpoint import save_model
     from modeling.errors import TrainingStopped
+    from modeling.guard import GuardConfig
     from modeling.heads.language import LanguageModel
-    from modeling.loop import fit
+    from modeling.loop import fit, through_rollbacks
     from modeling.records import Hooks, Watch
     from modeling.schedule import LoopConfig, batch_size_at
     from modeling.step import rank_rows
@@ -109,8 +117,6 @@ def train(
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = make_config(preset, layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=dropout)
     config = config.model_copy(update={"max_length": LENGTH})
-    torch.manual_seed(0)
-    model = LanguageModel(config, pairs=pairs)
     loop = LoopConfig(
         steps=steps,
         batch_size=batch_size,
@@ -122,6 +128,7 @@ def train(
         precision=precision,
         log_every_steps=2 if checkpoints else 1,
         validate_every_steps=validate_every,
+        guard=GuardConfig(**guard or {}),
     )
     notes: list[str] = []
     made = [0]
@@ -130,14 +137,17 @@ def train(
         if step == die_at and rank == die_rank:
             os.kill(os.getpid(), signal.SIGKILL)
         made[0] = step + 1
-        batch = global_batch(step, pairs)
+        number = batches[step] if batches else step
+        batch = global_batch(number, pairs)
+        if str(number) in (poison or {}):
+            batch["input_ids"][BATCH - 2, 3] = poison[str(number)]
         rows = rank_rows(batch_size_at(loop, step), rank, world_size)
         return {key: value[rows.start : rows.stop] for key, value in batch.items()}
 
-    if die_at_sync and rank == die_rank:
-        _die_at_sync(die_at_sync)
-    try:
-        result = fit(
+    def once() -> tuple[LanguageModel, Any]:
+        torch.manual_seed(0)
+        model = (poisoned(LanguageModel) if poison else LanguageModel)(config, pairs=pairs)
+        return model, fit(
             model,
             loop,
             next_batch,
@@ -166,20 +176,29 @@ def train(
             # three chunks for two ranks: one of them makes a pass that does not count
             held_out=HeldOut(3, lambda chunk: global_batch(1000 + chunk, pairs)) if validate_every else None,
         )
+
+    if die_at_sync and rank == die_rank:
+        _die_at_sync(die_at_sync)
+    try:
+        model, result = through_rollbacks(once)
     except TrainingStopped as stopped:
         return {"stopped": stopped.step, "notes": notes}
     if rank == 0:
         save_model(folder / name, model, config)
-    return {
-        "history": result.history,
-        "resumed_from": result.resumed_from,
-        "notes": notes,
-        "labels": result.labels,
-        "updates": result.updates,
-        "samples": result.samples,
-        "memory": result.memory,
-        "step_seconds": result.step_seconds,
-    }
+    kept = ("history", "resumed_from", "labels", "updates", "samples", "memory", "step_seconds", "incidents")
+    return {**{part: getattr(result, part) for part in kept}, "name": name, "notes": notes}
+
+
+def poisoned(kind: type) -> type:
+    """A model whose loss is not finite, or far too large, where a batch holds the token of that name."""
+
+    class Poisoned(kind):
+        def forward(self, batch: dict[str, Any]) -> Any:
+            found = super().forward(batch)
+            factor = 1 + 999 * (batch["input_ids"] == TOO_LARGE).any()
+            return found._replace(loss_sum=found.loss_sum * factor / (batch["input_ids"] != NOT_FINITE).all())
+
+    return Poisoned
 
 
 def _die_at_sync(call: int) -> None:

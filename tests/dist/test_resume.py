@@ -9,6 +9,7 @@ import pytest
 from cluster.deepspeed import engine_config
 from modeling.checkpoints import layout
 from modeling.errors import ConfigError, NonFiniteLoss, TrainingStopped
+from modeling.guard import GuardConfig
 from modeling.heads.base import LossSum
 from modeling.heads.language import LanguageModel
 from modeling.loop import fit
@@ -127,7 +128,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path):
             batch["input_ids"][3, 4] = 1
         return {**batch, "sample_ids": np.arange(BATCH) + 100 * step}
 
-    given = arguments(next_batch=next_batch, checkpoint_dir=tmp_path)
+    loop = LoopConfig(steps=4, batch_size=BATCH, log_every_steps=1, guard=GuardConfig(non_finite="stop"))
+    given = arguments(loop=loop, next_batch=next_batch, checkpoint_dir=tmp_path)
     given["model"] = Poisoned(given["model"].config)
     with pytest.raises(NonFiniteLoss) as caught:
         fit(**given)

@@ -89,12 +89,15 @@ class Steps(Task):
             time.sleep(self.step_seconds)
             if state["step"] == self.die_at and ctx.attempt == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self.fault == "memory" and ctx.runtime.micro_batch > 2:
-                raise MemoryError("toy: too large")
+            if self.fault == "memory":
+                micro = ctx.runtime.micro_batch or 16
+                ctx.at_work({"micro_batch": micro, "accumulation": 16 // micro, "workers": 1, "batch_size": 16})
+                if micro > 2:
+                    raise MemoryError("toy: too large")
             if self.fault == "nan":
                 from modeling.errors import NonFiniteLoss
 
-                raise NonFiniteLoss(state["step"], [1, 2])
+                raise NonFiniteLoss(state["step"], "loss is nan", [1, 2], 0)
             if self.fault == "bug":
                 raise RuntimeError("a bug in the toy")
             if self.fault == "space":

@@ -25,6 +25,7 @@ class FolderContext:
         self.timings: dict[str, float] = {}
         self.metrics_seen: list[tuple[int, dict[str, float]]] = []
         self.files: dict[str, bytes] = {}
+        self.places: dict[str, Any] = {}
 
     def input(self, field: str) -> Artifact:
         return Artifact(key=field, kind=field, path=self._inputs[field], config={}, metrics={}, inputs={})
@@ -58,6 +59,9 @@ class FolderContext:
 
     def publish_scratch(self) -> None:
         pass
+
+    def at_work(self, facts: Mapping[str, Any]) -> None:
+        self.places.update(facts)
 
     def decided(self, error: str, message: str, decision: str) -> None:
         self.logged.append(f"{error}: {message}: {decision}")

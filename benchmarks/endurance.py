@@ -1,0 +1,405 @@
+"""A long pretraining under random faults: does it end as if nothing had happened, and what did the faults cost?
+
+    python -m benchmarks.endurance --corpus wiki=articles.jsonl.gz --corpus books=books.jsonl.gz \\
+        --downstream-dir glue --downstream sst2,cola,rte --minutes 60
+
+A first short run makes the data and measures the steps per second; from them and `--minutes` follow the steps. Then
+`triptych run bert …` starts, and at random moments something is killed: a rank (SIGKILL), a rank is stopped (SIGSTOP:
+it hangs), the raylet, or the driver. Whenever the driver has ended before its work, the same command is started again.
+At the end the curve is looked at, here and in MLflow: each logged step once, none missing; and the report's table, each
+task from the pretrained model beside random initialisation. It needs nobody to look after it.
+
+`--undisturbed` makes the same pretraining once more without faults, in a store of its own, and compares the bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import RESULTS, circumstances, say, versions
+from cluster.store import Store
+from pipelines.runs import RunRecord, run_names
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("rank", "hang", "raylet", "driver")
+SHARES = (4, 1, 1, 2)
+"""How often each kind is drawn."""
+CALIBRATION_STEPS = 60
+TRAINING_SHARE = 0.85
+"""Of the minutes: the rest is what the faults cost, about."""
+HANG_SECONDS = 20.0
+"""A stopped rank is given up after this long."""
+
+
+@dataclass
+class Fault:
+    """One fault and what came of it."""
+
+    kind: str
+    at_seconds: float
+    """Since the pretraining began."""
+    step: int
+    """Logged when it happened."""
+    back_after_seconds: float | None = None
+    """Until a step beyond that was logged; None: another fault came first, or training had ended."""
+
+
+class Chaos:
+    """Runs a command until its work is done, and hurts it on the way.
+
+    Args:
+        words: of `triptych run`, without --store.
+        mean_seconds: between two faults; the pauses are drawn from an exponential distribution.
+        kinds: what may happen, of KINDS.
+        most: so many faults at most.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        store: Path,
+        log: Path,
+        *,
+        kinds: Sequence[str] = KINDS,
+        mean_seconds: float = 240.0,
+        most: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.words = [sys.executable, "-m", "pipelines.cli", "run", *words, "--store", str(store)]
+        self.store, self.log, self.kinds, self.most = Store(str(store)), log, tuple(kinds), most
+        self.random, self.mean = random.Random(seed), mean_seconds
+        self.faults: list[Fault] = []
+        self.starts = 0
+        self.began = 0.0
+        self._open: Fault | None = None
+
+    def run(self, limit_seconds: float) -> int:
+        """The exit code of the last start; 124 where the limit came first."""
+        end = time.monotonic() + limit_seconds
+        failures = 0
+        while True:
+            code, killed = self._session(end)
+            failures = 0 if killed else failures + 1
+            if code == 0 or failures > 2 or time.monotonic() > end:
+                return code
+            say(f"the driver ended with {code}; the same command again")
+
+    def _session(self, end: float) -> tuple[int, bool]:
+        """One life of the driver: its exit code, and whether a fault was its end."""
+        self.starts += 1
+        killed = False
+        with self.log.open("ab") as log:
+            driver = subprocess.Popen(
+                self.words, cwd=ROOT, stdout=log, stderr=log, env=environment(), start_new_session=True
+            )
+        pause = self._pause()
+        while (code := driver.poll()) is None:
+            time.sleep(0.5)
+            if time.monotonic() > end:
+                end_group(driver)
+                return 124, True
+            stage = self.pretraining()
+            self._watch(stage)
+            ranks = (stage.get("at_work") or {}).get("ranks") or []
+            if stage.get("state") != "running" or not ranks:
+                continue
+            self.began = self.began or time.monotonic()
+            pause -= 0.5
+            if pause > 0 or len(self.faults) >= self.most:
+                continue
+            pause = self._pause()
+            kind = self.random.choices(self.kinds, [SHARES[KINDS.index(k)] for k in self.kinds])[0]
+            if self._hurt(kind, driver, ranks):
+                fault = Fault(kind, round(time.monotonic() - self.began, 1), step_of(stage))
+                say(f"{fault.at_seconds:.0f} s, step {fault.step}: {kind}")
+                self.faults.append(fault)
+                self._open = fault
+                killed = killed or kind in ("driver", "raylet")
+        return code, killed
+
+    def _hurt(self, kind: str, driver: subprocess.Popen[bytes], ranks: list[dict[str, Any]]) -> bool:
+        if kind == "driver":
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            wait_for_silence(ranks)
+            return True
+        if kind == "raylet":
+            found = [pid for pid in descendants(driver.pid) if name_of(pid) == "raylet"]
+            return bool(found) and send(found[0], signal.SIGKILL)
+        victim = self.random.choice(ranks)["pid"]
+        return send(victim, signal.SIGSTOP if kind == "hang" else signal.SIGKILL)
+
+    def _pause(self) -> float:
+        return max(5.0, self.random.expovariate(1 / self.mean))
+
+    def _watch(self, stage: dict[str, Any]) -> None:
+        """Note when training is further than at the last fault."""
+        if self._open is not None and step_of(stage) > self._open.step:
+            self._open.back_after_seconds = round(time.monotonic() - self.began - self._open.at_seconds, 1)
+            self._open = None
+
+    def record(self) -> RunRecord | None:
+        names = run_names(self.store)
+        return RunRecord.load(self.store, names[-1]) if names else None
+
+    def pretraining(self) -> dict[str, Any]:
+        """The stage's entry in the newest record; empty before there is one."""
+        with suppress(Exception):  # a driver may be writing it, or be killed while it does
+            record = self.record()
+            if record is not None:
+                return dict(record.status["stages"].get("pretrain", {}))
+        return {}
+
+
+def step_of(stage: dict[str, Any]) -> int:
+    return int((stage.get("progress") or {}).get("done", 0))
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "NO_COLOR": "1"}
+
+
+def send(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+def end_group(driver: subprocess.Popen[bytes]) -> None:
+    """Ask the driver to stop, then kill what it started."""
+    driver.send_signal(signal.SIGINT)
+    try:
+        driver.wait(60)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+
+
+def wait_for_silence(ranks: list[dict[str, Any]], seconds: float = 30.0) -> None:
+    """Wait until the workers of a killed driver are gone; kill those that its end did not reach (stopped ones)."""
+    end = time.monotonic() + seconds
+    while any(alive(rank["pid"]) for rank in ranks) and time.monotonic() < end:
+        time.sleep(0.2)
+    for rank in ranks:
+        if alive(rank["pid"]):
+            send(rank["pid"], signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    return stat_of(pid)[:1] not in ([], ["Z"], ["X"])
+
+
+def stat_of(pid: int) -> list[str]:
+    """State, parent, … of a process; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def name_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    parents = {int(p.name): stat_of(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit()}
+    found, todo = [], [pid]
+    while todo:
+        current = todo.pop()
+        below = [child for child, stat in parents.items() if stat[1:2] == [str(current)]]
+        found += below
+        todo += below
+    return found
+
+
+def curve(store: Store, record: RunRecord, every: int, steps: int) -> dict[str, Any]:
+    """Whether each logged step is there once: in the artifact, and in MLflow."""
+    from mlflow import MlflowClient
+
+    entry = record.status["stages"]["pretrain"]
+    manifest = store.manifest(entry["key"]) or {}
+    text = store.read_text(f"{manifest['folder']}/metrics.jsonl") or ""
+    rows = [json.loads(line) for line in text.splitlines()]
+    expected = sorted({*range(every, steps + 1, every), steps})
+    found: dict[str, Any] = {"file": _continuity([row["step"] for row in rows], expected)}
+    facts = record.info.get("mlflow") or {}
+    if entry.get("mlflow_run") and facts.get("uri"):
+        history = MlflowClient(facts["uri"]).get_metric_history(entry["mlflow_run"], "loss")
+        found["mlflow"] = _continuity([point.step for point in history if point.step], expected)
+        logged = {point.step: point.value for point in history}
+        found["mlflow"]["largest_difference_to_file"] = max(
+            (abs(logged[row["step"]] - row["loss"]) for row in rows if row["step"] in logged), default=None
+        )
+        found["mlflow"]["status"] = MlflowClient(facts["uri"]).get_run(entry["mlflow_run"]).info.status
+    return found
+
+
+def _continuity(steps: list[int], expected: list[int]) -> dict[str, Any]:
+    return {
+        "points": len(steps),
+        "missing": len(set(expected) - set(steps)),
+        "doubled": len(steps) - len(set(steps)),
+        "beside": len(set(steps) - set(expected)),
+    }
+
+
+def results(store: Store, record: RunRecord) -> dict[str, Any]:
+    """Final figures: pretraining's metrics, and the report's rows."""
+    entries = record.status["stages"]
+    found: dict[str, Any] = {"pretrain": entries["pretrain"].get("metrics", {})}
+    if "report" in entries:
+        manifest = store.manifest(entries["report"]["key"]) or {}
+        report = json.loads(store.read_text(f"{manifest['folder']}/results.json") or "{}")
+        kept = ("task", "metric", "pretrained", "random", "difference", "pays", "examples", "train_examples")
+        found["downstream"] = [{name: row.get(name) for name in kept} for row in report.get("rows", [])]
+    return found
+
+
+def timing(store: Store, record: RunRecord, faults: list[Fault]) -> dict[str, Any]:
+    back = [fault.back_after_seconds for fault in faults if fault.back_after_seconds is not None]
+    manifest = store.manifest(record.status["stages"]["pretrain"]["key"]) or {}
+    return {
+        "lost_seconds": round(sum(back), 1),
+        "median_seconds_to_be_back": statistics.median(back) if back else None,
+        "last_attempt": manifest.get("timings", {}),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    store = Path(given.store).absolute()
+    store.mkdir(parents=True, exist_ok=True)
+    words = recipe_words(given)
+    seen = circumstances()
+    steps = given.steps or calibrated(given, words, store)
+    log = store / "endurance.log"
+    say(f"{steps} steps, a fault every {given.every:g} s on average; output in {log}")
+    chaos = Chaos(
+        [*words, f"pretrain.steps={steps}"],
+        store,
+        log,
+        kinds=given.kinds.split(","),
+        mean_seconds=given.every,
+        most=given.most,
+        seed=given.seed,
+    )
+    began = time.monotonic()
+    code = chaos.run(60 * (given.minutes * 3 + 60))
+    record = chaos.record()
+    out: dict[str, Any] = {
+        **seen,
+        "versions": versions("torch", "deepspeed", "ray", "mlflow"),
+        "command": shlex.join(["triptych", "run", *words, f"pretrain.steps={steps}"]),
+        "exit_code": code,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "steps": steps,
+        "driver_starts": chaos.starts,
+        "faults": [asdict(fault) for fault in chaos.faults],
+    }
+    if record is not None:
+        entry = record.status["stages"]["pretrain"]
+        out["decisions"] = [{k: d[k] for k in ("error", "message", "decision")} for d in entry.get("decisions", [])]
+    if record is not None and code == 0:
+        every = int(dict(word.split("=", 1) for word in words if "=" in word).get("pretrain.log_every_steps", 10))
+        out |= {
+            "curve": curve(chaos.store, record, every, steps),
+            "time": timing(chaos.store, record, chaos.faults),
+            "final": results(chaos.store, record),
+        }
+        if given.undisturbed:
+            out["same_bytes"] = same_bytes(chaos, store)
+    target = Path(given.out) if given.out else RESULTS / "endurance.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(out, indent=2) + "\n")
+    print(json.dumps(out, indent=2))
+    return code
+
+
+def same_bytes(chaos: Chaos, store: Path) -> dict[str, bool]:
+    """{stage: whether it is byte for byte that of a run that nothing happened to}."""
+    calm = Chaos(chaos.words[4:-2], store / "undisturbed", chaos.log)
+    calm.run(6 * 3600)
+    found = [one.record() for one in (chaos, calm)]
+    contents = [
+        {name: (one.store.manifest(e["key"]) or {}).get("content") for name, e in record.status["stages"].items()}
+        for one, record in zip((chaos, calm), found, strict=True)
+        if record is not None
+    ]
+    return {name: content == contents[1].get(name) for name, content in contents[0].items()}
+
+
+def calibrated(given: argparse.Namespace, words: list[str], store: Path) -> int:
+    """Steps for the minutes asked for, from a short run that also makes the data."""
+    short = [*words, f"pretrain.steps={CALIBRATION_STEPS}", "tracking=off"]
+    chaos = Chaos([*short, "--only", "pretrain"], store, store / "calibration.log")
+    if chaos.run(6 * 3600):
+        raise SystemExit(f"the short run failed: see {chaos.log}")
+    record = chaos.record()
+    assert record is not None
+    timings = (chaos.store.manifest(record.status["stages"]["pretrain"]["key"]) or {}).get("timings", {})
+    tokens = record.status["stages"]["pretrain"]["metrics"]["tokens"] / CALIBRATION_STEPS
+    rate = timings["tokens_per_second"] / tokens
+    say(f"{rate:.2f} steps/s")
+    return max(10, int(rate * 60 * given.minutes * TRAINING_SHARE))
+
+
+def recipe_words(given: argparse.Namespace) -> list[str]:
+    """The settings of the run; what was given on the command line comes last and wins."""
+    words = ["bert", "model=bert-mini"]
+    for number, corpus in enumerate(given.corpus):
+        name, _, source = corpus.rpartition("=")
+        several = len(given.corpus) > 1 or name
+        path = str(Path(source).absolute()) if Path(source).exists() else source
+        words.append(f"corpus.{name or f'part-{number + 1}'}={path}" if several else f"corpus={path}")
+    if given.downstream:
+        folder = Path(given.downstream_dir).absolute()
+        words += [f"downstream=[{given.downstream}]", f"downstream_dir={folder}"]
+    words += [
+        f"placement.workers={given.workers}",
+        "placement.checkpoint_every_seconds=20",
+        f"placement.collective_timeout_seconds={HANG_SECONDS:g}",
+    ]
+    return [*words, *given.settings]
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("settings", nargs="*", help="further settings of the recipe, key=value")
+    made.add_argument("--corpus", action="append", required=True, help="a file, or NAME=FILE; several are mixed")
+    made.add_argument("--minutes", type=float, default=60.0, help="of pretraining, about")
+    made.add_argument("--steps", type=int, default=0, help="instead of --minutes and the short run before")
+    made.add_argument("--downstream", default="", help="tasks to fine-tune on, for instance sst2,cola,rte")
+    made.add_argument("--downstream-dir", default="", help="folder with their files")
+    made.add_argument("--workers", type=int, default=2, help="data-parallel workers of pretraining")
+    made.add_argument("--every", type=float, default=240.0, help="mean seconds between two faults")
+    made.add_argument("--most", type=int, default=1000, help="faults at most")
+    made.add_argument("--kinds", default=",".join(KINDS), help="what may happen")
+    made.add_argument("--seed", type=int, default=0, help="of the faults")
+    made.add_argument("--store", default="runs-endurance", help="a folder; the same one again continues")
+    made.add_argument("--undisturbed", action="store_true", help="then the same without faults; compare the bytes")
+    made.add_argument("--out", default="", help="where the figures go; default: benchmarks/results/endurance.json")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
