@@ -104,7 +104,10 @@ def activations(work: Workload) -> Activations:
         )
     kept, working = (_two_streams if name == "permutation-language-model" else _stacks)(work)
     end, loss, block = _head(work)
-    return Activations(round(kept + end), _casts(work), round(loss), round(max(working, block)))
+    casts = _casts(work)
+    if work.checkpointing:  # autocast holds them until the forward pass ends; then one block's are made again
+        working, casts = max(working + casts / config.layers, casts + block), 0
+    return Activations(round(kept + end), casts, round(loss), round(max(working, block)))
 
 
 def _casts(work: Workload) -> int:
@@ -156,15 +159,16 @@ def _stack(work: Workload, layers: int, L: int, *, causal: bool, last: float, me
     if config.positions == "relative":  # the bias of all heads and the buckets it was looked up by
         kept += L * L * (FP32 * config.heads + 8)
     attention, rest = _block(work, L, causal, memory)
-    if work.checkpointing:
+    branches = 2 if "glu" in config.activation else 1
+    working = T * work.s * (branches * config.ff_width + 2 * D)
+    if work.checkpointing:  # a block's inputs, and for the backward pass all of one block
         kept += layers * (T * FP32 * D + 2 * work.rows * memory * work.s * config.heads * config.head_width)
-        kept += attention + rest
+        working += attention + rest
     else:
         kept += layers * attention + (layers - 1 + last) * rest
     if config.norm_placement == "pre":
         kept += last * T * FP32 * D
-    branches = 2 if "glu" in config.activation else 1
-    return kept, T * work.s * (branches * config.ff_width + 2 * D)
+    return kept, working
 
 
 def _mask_bytes(work: Workload, size: int) -> int:
@@ -241,7 +245,7 @@ def _two_streams(work: Workload) -> tuple[float, float]:
     last = seen + attended(Q) + Q * (forward + s * D)
     embedded = T * FP32 * D * (2 if config.normalises_embeddings else 1)
     if work.checkpointing:
-        return embedded + config.layers * (T + Q) * FP32 * D + layer, T * s * (F + 2 * D)
+        return embedded + config.layers * (T + Q) * FP32 * D, layer + T * s * (F + 2 * D)
     scores = 4 * s * B * H * L * L  # positions of twice the length, and their gradient
     return embedded + (config.layers - 1) * layer + last, scores
 
@@ -301,11 +305,12 @@ def _lstm(work: Workload) -> Activations:
     config, T = work.config, work.rows * work.length
     P, H, V = config.projection, config.hidden, config.padded_vocab_size
     layer = T * FP32 * (7 * H + 4 * P)
-    kept = 2 * (config.layers * T * FP32 * 2 * P + layer) if work.checkpointing else 2 * config.layers * layer
+    kept = 2 * config.layers * (T * FP32 * 2 * P if work.checkpointing else layer)
     if work.device == "cpu" and work.s != FP32:  # torch's loop casts the projection again at every step
         kept += 2 * config.layers * work.length * 2 * P * H
     loss, block = _output_loss(work, work.label_share * T, V, P) if work.head["name"] != "classifier" else (0.0, 0.0)
-    return Activations(kept, 0, round(2 * loss), round(max(T * FP32 * 4 * H, block)))
+    working = T * FP32 * 4 * H + (layer if work.checkpointing else 0)
+    return Activations(kept, 0, round(2 * loss), round(max(working, block)))
 
 
 def _word_vectors(work: Workload) -> Activations:
