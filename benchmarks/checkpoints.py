@@ -28,15 +28,15 @@ from modeling.schedule import LoopConfig
 from modeling.transformer import preset
 from tasks.base import Runtime
 
-LENGTH, BATCH = 128, 8
+LENGTH = 128
 
 
-def train(shape: Any, background: bool, every: float, steps: int, threads: int, stage: int) -> dict[str, float]:
+def train(shape: Any, background: bool, call: argparse.Namespace) -> dict[str, float]:
     """Figures of one run."""
     torch.manual_seed(0)
     model = LanguageModel(shape)
     rng = np.random.default_rng(0)
-    ids = rng.integers(5, shape.vocab_size, (BATCH, LENGTH))
+    ids = rng.integers(5, shape.vocab_size, (call.batch, LENGTH))
     labels = np.where(rng.random(ids.shape) < 0.15, ids, -100)
     batch = {"input_ids": ids, "labels": labels, "attention_mask": np.ones_like(ids)}
     began: list[float] = []
@@ -48,14 +48,14 @@ def train(shape: Any, background: bool, every: float, steps: int, threads: int, 
     with tempfile.TemporaryDirectory() as folder:
         result = fit(
             model,
-            LoopConfig(steps=steps, batch_size=BATCH, log_every_steps=10),
+            LoopConfig(steps=call.steps, batch_size=call.batch, log_every_steps=10),
             next_batch,
             engine_config=engine_config(
-                batch_size=BATCH, world_size=1, length_tokens=LENGTH, zero_stage=stage, clip_norm=1.0
+                batch_size=call.batch, world_size=1, length_tokens=LENGTH, zero_stage=call.stage, clip_norm=1.0
             ),
             runtime=Runtime(
-                cpus=threads,
-                checkpoint_every_seconds=every,
+                cpus=call.threads,
+                checkpoint_every_seconds=call.every,
                 checkpoint_background=background,
                 checkpoint_keep_last=1,
             ),
@@ -77,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=float, default=20, help="seconds between checkpoints")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=8, help="sequences of 128 tokens; does not change what is written")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each way")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--stage", type=int, default=1, help="ZeRO stage")
@@ -90,10 +91,11 @@ def main() -> None:
     shape = shape.model_copy(update={"max_length": LENGTH})
     values: dict[str, Any] = {**circumstances(), "versions": versions("torch", "deepspeed", "triptych")}
     values |= {"parameters": sum(p.numel() for p in LanguageModel(shape).parameters()), "every_seconds": call.every}
+    values |= {"batch": call.batch, "steps": call.steps}
     rows: dict[str, list[dict[str, float]]] = {"background": [], "waiting": []}
     for _ in range(call.rounds):
         for name, found in rows.items():
-            found.append(train(shape, name == "background", call.every, call.steps, call.threads, call.stage))
+            found.append(train(shape, name == "background", call))
             print(name, {key: round(value, 4) for key, value in found[-1].items()}, flush=True)
     for name, found in rows.items():
         middle = {key: round(statistics.median(row[key] for row in found), 4) for key in found[0]}

@@ -17,6 +17,7 @@ from modeling.records import Hooks
 from modeling.schedule import LoopConfig
 from modeling.step import rank_rows
 from modeling.transformer import preset
+from modeling.validation import HeldOut
 from tasks.base import Runtime
 from tests.dist.ranks import BATCH, LENGTH, global_batch, run_ranks
 
@@ -114,6 +115,20 @@ def test_stopping_writes_a_checkpoint_and_the_rest_follows(tmp_path):
         "optimizer": "AdamW",
         "nvme": False,
     }
+
+
+def test_the_policy_writes_and_keeps_the_best_and_every_few_steps(tmp_path):
+    policy = {"checkpoint_keep_best": True, "checkpoint_keep_every_steps": 5, "checkpoint_keep_last": 1}
+    runtime = Runtime(checkpoint_every_seconds=1e6, checkpoint_background=False, **policy)
+    loop = LoopConfig(steps=7, batch_size=BATCH, log_every_steps=1, validate_every_steps=2)
+    held_out = HeldOut(1, lambda chunk: global_batch(1000))
+    made = []
+    hooks = Hooks(on_checkpoint=made.append)
+    result = fit(**arguments(loop=loop, runtime=runtime, held_out=held_out, checkpoint_dir=tmp_path, hooks=hooks))
+    figures = {row["step"]: row["validation_loss"] for row in result.history if "validation_loss" in row}
+    assert sorted(figures, key=figures.get, reverse=True) == [2, 4, 6, 7], "each is the best so far"
+    assert made == [2, 4, 5, 6] and layout.steps(tmp_path) == [5, 6]
+    assert layout.read_note(layout.final(tmp_path, 6))["validation_loss"] == figures[6]
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path):
