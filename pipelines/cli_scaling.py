@@ -174,13 +174,25 @@ def budget(
     _check_architecture(architecture)
     found = [plan_budget(each, spent, machines=machines, prices=prices, architecture=architecture) for each in laws]
     if json:
-        show_json(found[0] if len(found) == 1 else {each["law"]: each for each in found})
+        show_json(_budget_json(found))
         return
     for line in budget_lines(found):
         typer.echo(line)
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def _budget_json(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the first law says, and all of each law below `laws`."""
+    first = found[0]["optimum"]
+    return {
+        "budget": found[0]["budget"],
+        "law": found[0]["law"],
+        **{name: first[name] for name in ("params", "tokens", "tokens_per_param", "loss")},
+        "ci95": {name: first[f"{name}_ci95"] for name in ("params", "tokens", "loss")},
+        "laws": {each["law"]: each for each in found},
+    }
 
 
 def _laws(name: str | None, fitted: str | None, approach: str, where: list[str] | None) -> list[Any]:

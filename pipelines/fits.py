@@ -61,7 +61,7 @@ def track(
     for file, data in pictures:
         tracker.artifact((f"plots/{file}", data))
     tracker.end_run("FINISHED", metrics(result))
-    tracker.close()
+    tracker.close(timeout=300)  # a new database takes MLflow long on a busy machine
     return str(tracker.run.known_run_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.errors import BadConfig, UserError
@@ -29,7 +30,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def fit_approach_3(points: Points, *, bootstrap: int = 4000, seed: int = 0, delta: float = DELTA) -> Fit:
     """Hoffmann et al. 2022, section 3.3: Σ Huber_δ(log L − log(E + A/N^α + B/D^β)) at its global minimum."""
     check_design(points, 5)
-    return estimate(forms.chinchilla(points), points, bootstrap=bootstrap, seed=seed, delta=delta)
+    found = estimate(forms.chinchilla(points), points, bootstrap=bootstrap, seed=seed, delta=delta)
+    return replace(found, name="approach_3")
 
 
 def fit_over_training(points: Points, *, bootstrap: int = 4000, seed: int = 0, delta: float = DELTA) -> Fit:

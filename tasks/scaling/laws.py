@@ -91,7 +91,7 @@ def law_of(fit: Fit, source: str, largest_flops: float) -> Law:
     Raises:
         BadConfig: a form that says nothing of the optimal size.
     """
-    if fit.name in ("chinchilla", "approach_3"):
+    if fit.name == "approach_3":
         values, draws = dict(fit.params), {k: fit.draws[k] for k in fit.params if k in fit.draws}
     elif fit.name in ("approach_1", "approach_2"):
         values = {"k_N": fit.params["k_N"], "exponent_N": fit.derived["exponent_N"]}

@@ -26,7 +26,7 @@ NAMES = ("--params", "N", "--tokens", "D")
 
 
 def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, csv: Path, tmp_path: Path) -> None:
-    done = command("fit", csv.name, *NAMES, "--bootstrap", "100", "--json", "--out", "out", "--store", "store")
+    done = command("fit", csv.name, *NAMES, "--bootstrap", "100", "--json", "--out", "out", "--store", "store", timeout=280)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     three = result["approach_3"]
@@ -46,8 +46,11 @@ def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, c
     assert len(list((tmp_path / "store").rglob("plots/*.svg"))) >= 5
     # a law of one's own
     plan = json.loads(command("budget", "--flops", "1e22", "--fit", "out/fit.json", "--json").stdout)
-    assert plan["optimum"]["params_ci95"][0] < plan["optimum"]["params"] < plan["optimum"]["params_ci95"][1]
-    assert plan["over_trained"] and plan["nearest_preset"]["name"].startswith("gpt3")
+    assert plan["ci95"]["params"][0] < plan["params"] < plan["ci95"]["params"][1]
+    assert 6 * plan["params"] * plan["tokens"] == pytest.approx(1e22)
+    own = plan["laws"]["approach_3"]
+    assert list(plan["laws"]) == ["approach_3"] and own["source"] == "out/fit.json"
+    assert own["over_trained"] and own["nearest_preset"]["name"].startswith("gpt3")
 
 
 def test_fit_for_a_person(command: Any, csv: Path) -> None:

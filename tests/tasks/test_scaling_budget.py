@@ -170,6 +170,7 @@ def test_a_fit_is_a_law_and_so_is_what_it_printed(tmp_path: Path) -> None:
     found, refused = fit_all(points, ["approach_3"], bootstrap=500)
     law = law_of(found["approach_3"], "here", float(points.flops.max()))
     plan = plan_budget(law, budget_of(flops=1e21))
+    assert law.name == "approach_3" and plan["source"] == "here"
     true = float(optimal_params(np.array(1e21)))
     low, high = plan["optimum"]["params_ci95"]
     assert low < true < high and plan["optimum"]["params"] == pytest.approx(true, rel=0.15)
