@@ -21,8 +21,8 @@ PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help env run test soak checks format bench bench-models bench-collators bench-data bench-duplicates bench-reader \
-  bench-placement bench-checkpoints bench-fits bench-endurance bench-peers peers pins clean
+.PHONY: help env run test soak checks format bench bench-models bench-trainer bench-collators bench-data bench-duplicates \
+  bench-reader bench-placement bench-checkpoints bench-fits bench-endurance bench-peers peers pins clean
 
 help:
 	@echo "make env      the environment in $(VENV): once, and again when pyproject.toml or constraints.txt change"
@@ -33,6 +33,7 @@ help:
 	@echo "make bench    env, then the benchmarks of the machinery"
 	@echo "make bench-placement   memory and step time of placements beside what plan predicts"
 	@echo "make bench-models      training steps beside Hugging Face's models"
+	@echo "make bench-trainer     tokens/s end to end beside Hugging Face's Trainer on DeepSpeed; ARGS=\"--start-up\""
 	@echo "make bench-collators   batches beside Hugging Face's collators, and what padding costs"
 	@echo "make bench-data        corpus to training rows beside run_mlm, Megatron-LM's way, datatrove; ARGS=\"--text FOLDER\""
 	@echo "make bench-duplicates  MinHash beside datasketch; ARGS=\"--text articles.jsonl.gz\""
@@ -101,6 +102,10 @@ bench-placement: env
 bench-models: env
 	$(BIN)/python -m benchmarks.models $(ARGS)
 
+bench-trainer: env
+	[ -d .venv-trainer/accelerate ] || $(PIP) --no-deps --target .venv-trainer accelerate==1.15.0
+	$(BIN)/python -m benchmarks.trainer $(ARGS)
+
 bench-collators: env
 	$(BIN)/python -m benchmarks.collators $(ARGS)
 
@@ -140,4 +145,4 @@ pins:
 	@(head -n 2 constraints.new; tail -n +3 constraints.new | LC_ALL=C sort -fu) > constraints.txt; rm constraints.new
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-trainer .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-FIGURES = ("update_ratio", "weight_norm", "grad_norm")
+FIGURES = ("update_ratio", "weight_norm", "layer_grad_norm")
 Layers = dict[str, tuple[float, float, float]]
 """{layer: its FIGURES}."""
 
@@ -36,8 +36,11 @@ class LayerUpdates:
         self.last: Layers = {}
 
     @contextmanager
-    def around_update(self) -> Iterator[None]:
-        """Entered with whole gradients, left with new weights."""
+    def around_update(self, loss_scale: float = 1.0) -> Iterator[None]:
+        """Entered with whole gradients, times fp16's `loss_scale`, left with new weights.
+
+        Where the gradients overflowed, `last` stays as it was.
+        """
         before = [(layer, weight.clone()) for layer, weight in self._each(own_weights)]
         squares = [self._squares(before), self._squares(self._each(own_gradient))]
         yield
@@ -47,10 +50,11 @@ class LayerUpdates:
         if self.engine.zero_optimization_stage() and dist.get_world_size() > 1:
             total = total.to(self.engine.device)
             dist.all_reduce(total)
-        scale = float(getattr(self.engine.optimizer, "loss_scale", 1.0) or 1.0)  # of fp16
+        if not bool(torch.isfinite(total).all()):
+            return
         norms = total.sqrt().tolist()
         self.last = {
-            layer: (moved / weight if weight else 0.0, weight, grad / scale)
+            layer: (moved / weight if weight else 0.0, weight, grad / loss_scale)
             for layer, weight, grad, moved in zip(self.layers, *norms, strict=True)
         }
 
@@ -81,7 +85,7 @@ def layer_of(name: str) -> str:
 def own_weights(parameter: nn.Parameter) -> Tensor | None:
     """This rank's share of a parameter's fp32 weights; at stage 0 all of it; None where another rank has it."""
     if hasattr(parameter, "ds_id"):
-        return parameter._z3_optimizer.get_local_fp32_param(parameter)
+        return _at_stage_3(parameter)[1]
     if hasattr(parameter, "_hp_mapping"):
         return parameter._hp_mapping.get_hp_fragment() if parameter._hp_mapping is not None else None
     return parameter.data
@@ -90,8 +94,18 @@ def own_weights(parameter: nn.Parameter) -> Tensor | None:
 def own_gradient(parameter: nn.Parameter) -> Tensor | None:
     """The gradient of `own_weights`, between the backward pass and the update."""
     if hasattr(parameter, "ds_id"):
-        return parameter._z3_optimizer.get_local_fp32_grad_for_param(parameter)
+        gradient, _ = _at_stage_3(parameter)
+        return parameter._z3_optimizer.get_local_fp32_grad_for_param(parameter) if gradient is None else gradient
     if hasattr(parameter, "_hp_mapping"):
         mapping = parameter._hp_mapping
         return mapping.get_lp_grad_fragment(parameter._index_in_param_group) if mapping is not None else None
     return parameter.grad
+
+
+def _at_stage_3(parameter: nn.Parameter) -> tuple[Tensor | None, Tensor]:
+    """This rank's share of the gradient, where it lies in host memory, and of the weights; as they are, not copied."""
+    optimizer: Any = parameter._z3_optimizer  # type: ignore[attr-defined]
+    group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    flat = optimizer.fp32_partitioned_groups_flat[group]
+    gradient = flat.grad.narrow(0, offset, count) if optimizer.offload_optimizer and flat.grad is not None else None
+    return gradient, flat.narrow(0, offset, count)

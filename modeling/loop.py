@@ -220,6 +220,7 @@ class _Run:
             around_update = self.watching.begin(step, logs)
             number = self.guard.batch_of(step)
             rows = next_batch(number)
+            self.stepper.clock.mark("other")
             flags = [self.hooks.should_stop(), *self.checkpoints.flags()]
             rate = learning_rate(self.loop, step)
             done = self.stepper.step(step, number, rows, rate, flags, self._admits, around_update)

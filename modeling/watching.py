@@ -33,7 +33,8 @@ class Watching:
 
     def __init__(self, stepper: Stepper, model: nn.Module, watch: Watch, hooks: Hooks) -> None:
         self.stepper, self.model, self.watch, self.hooks = stepper, model, watch, hooks
-        self._updates = LayerUpdates(stepper.engine, stepper.model) if watch.layer_updates else None
+        swapped = getattr(stepper.engine.optimizer, "swap_optimizer", False)  # the weights are on a disk
+        self._updates = LayerUpdates(stepper.engine, stepper.model) if watch.layer_updates and not swapped else None
         self._times: deque[dict[str, float]] = deque(maxlen=MOST_TIMES)
         self._since_record = 0
         self._memory: dict[str, int] = {}
@@ -69,7 +70,7 @@ class Watching:
             self._since_record += 1
         if self._profiler is not None and step + 2 not in self.watch.profile:
             self._stop_profile()
-        if not self._ranks:
+        if self._memory and not self._ranks:
             self._ranks = self._everyone(self._memory)
             self.hooks.on_memory(self._ranks)
         if self._updates is not None and self._updates.last:
@@ -117,7 +118,8 @@ class Watching:
     def _around_update(self, measures: bool) -> Iterator[None]:
         engine, model = self.stepper.engine, self.stepper.model
         before = {} if self._memory else memory_use(engine, model)
-        with self._updates.around_update() if measures and self._updates else ExitStack():
+        scale = self.stepper.loss_scale.scale if self.stepper.loss_scale is not None else 1.0
+        with self._updates.around_update(scale) if measures and self._updates else ExitStack():
             yield
         if before:
             self._memory = largest(before, memory_use(engine, model))

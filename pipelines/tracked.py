@@ -177,7 +177,9 @@ class Tracked:
             )
         if manifest.get("kind") == "model":
             self._models[name] = manifest  # logged when the run ends and it is known which one is registered
-        timings = {f"timing.{k}": v for k, v in manifest.get("timings", {}).items() if k != "started"}
+        measured = {k: v for k, v in manifest.get("timings", {}).items() if k != "started"}
+        timings = {f"timing.{k}": v for k, v in measured.items() if not k.startswith("memory/")}
+        timings |= {k: v for k, v in measured.items() if k.startswith("memory/peak")}  # the rest was told live
         tags = {"triptych.artifact": folder, "triptych.content": manifest["content"]}
         handle.end(status, {**numbers(manifest.get("metrics", {})), **numbers(timings)}, tags)
 

@@ -161,6 +161,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
     from modeling.checkpoint import build_model, load_weights, save_model
     from modeling.flops import parameter_counts, training_flops_per_token
+    from modeling.prefetch import Prefetch
     from modeling.schedule import BUDGETS, batch_size_at, first_sample, resolved
     from modeling.step import SAMPLE_IDS, count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
@@ -193,20 +194,21 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         split = ExampleReader(folder, "validation", payload["seed"], architecture)
         validation = held_out(split, payload["validation_sequences"], out / "tokenizer.json")
         sampler = Sampler(split, out / "tokenizer.json") if tokenizers_installed() else None
-    result = fit_on_rank(
-        rank,
-        model,
-        loop,
-        next_batch,
-        runtime=payload["runtime"],
-        length_tokens=sum(lengths),
-        checkpoint_dir=Path(payload["scratch"]),
-        flops_per_token=flops,
-        held_out=validation,
-        sampler=sampler,
-        watch_layers=True,
-        model_files=model_files(rank, config, head, out),
-    )
+    with Prefetch(next_batch, loop.steps) as batches:
+        result = fit_on_rank(
+            rank,
+            model,
+            loop,
+            batches,
+            runtime=payload["runtime"],
+            length_tokens=sum(lengths),
+            checkpoint_dir=Path(payload["scratch"]),
+            flops_per_token=flops,
+            held_out=validation,
+            sampler=sampler,
+            watch_layers=True,
+            model_files=model_files(rank, config, head, out),
+        )
     if rank.rank:
         return {}
     metrics = {

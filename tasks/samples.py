@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from tasks.example_reader import ExampleReader
 
@@ -20,6 +18,7 @@ SHOWN_TOKENS = 72
 """Of a row with masks."""
 PROMPT_TOKENS, NEW_TOKENS = 40, 24
 CANDIDATES = 3
+_BEGINS = ("Ġ", "▁")
 FILE = "samples.json"
 
 
@@ -32,6 +31,7 @@ class Sampler:
     """
 
     def __init__(self, reader: ExampleReader, tokenizer_json: Path) -> None:
+        import numpy as np
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
@@ -49,6 +49,7 @@ class Sampler:
         return self._masked(model) if hasattr(model, "labelled_logits") else []
 
     def _masked(self, model: Any) -> list[dict[str, Any]]:
+        import numpy as np
         import torch
 
         device = next(model.parameters()).device
@@ -104,6 +105,20 @@ class Sampler:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
 
+def spaced(pieces: list[Any]) -> list[tuple[str, Any]]:
+    """(space before it or none, piece): plain tokens read without the `##`, `Ġ` and `▁` that say where words begin."""
+    plain = [piece for piece in pieces if isinstance(piece, str)]
+    marks_begin = any(piece.startswith(_BEGINS) for piece in plain)
+    found = []
+    for piece in pieces:
+        token = piece if isinstance(piece, str) else piece["truth"]
+        begins = token.startswith(_BEGINS) if marks_begin else not token.startswith("##")
+        if isinstance(piece, str) and marks_begin == begins:
+            piece = token[1:] if marks_begin else token.removeprefix("##")
+        found.append((" " if begins else "", piece))
+    return found
+
+
 def as_html(step: int, samples: list[Mapping[str, Any]]) -> str:
     """A page of its own for the tracker: what the model says after so many steps."""
     from html import escape
@@ -111,8 +126,11 @@ def as_html(step: int, samples: list[Mapping[str, Any]]) -> str:
     parts = []
     for sample in samples:
         if "pieces" in sample:
-            words = [_place(p) if isinstance(p, Mapping) else escape(p) for p in sample["pieces"]]
-            parts.append(f"<p>{' '.join(words)}</p>")
+            words = (
+                space + (_place(piece) if isinstance(piece, Mapping) else escape(piece))
+                for space, piece in spaced(sample["pieces"])
+            )
+            parts.append(f"<p>{''.join(words)}</p>")
         else:
             cells = (("prompt", "soft"), ("written", "said"), ("truth", "truth"))
             rows = (f'<tr><th>{name}</th><td class="{kind}">{escape(sample[name])}</td></tr>' for name, kind in cells)

@@ -179,7 +179,7 @@ def fit_on_rank(
 
     def on_memory(ranks: Sequence[Mapping[str, int]]) -> None:
         beside = {f"memory/predicted/{part}": float(size) for part, size in predicted.items()}
-        rank.emit({"kind": "measured", "step": 1, "values": {**memory_figures(ranks), **beside}})
+        rank.emit({"kind": "measured", "step": 0, "values": {**memory_figures(ranks), **beside}})
 
     split = {
         "micro_batch": config["train_micro_batch_size_per_gpu"],

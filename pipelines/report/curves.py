@@ -47,6 +47,8 @@ def charts(records: Sequence[Mapping[str, Any]], baselines: Mapping[str, float] 
             usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if usable and key not in COUNTERS:
                 series.setdefault(key, []).append((step, float(value)))
+    # one point is no curve; its value stands among the figures
+    series = {key: points for key, points in series.items() if len(points) > 1 or key == "loss"}
     order = [key for key in UNITS if key in series] + sorted(key for key in series if key not in UNITS)
     made = []
     for key in order:

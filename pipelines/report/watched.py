@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from pipelines.report.composition import shortened
 from pipelines.report.numbers import count, duration, number, percent, size
+from tasks.samples import spaced
 
 STEP_PARTS = ("data", "forward", "backward", "optimizer", "communication", "other")
 MEMORY_PARTS = ("parameters", "gradients", "master_weights", "optimizer_state", "buffers")
@@ -24,8 +25,8 @@ def step_time(timings: Mapping[str, Any]) -> Markup:
     total = sum(parts.values())
     if not total:
         return Markup("")
-    caption = f"Where the time of a step goes: medians on rank 0, {duration(total)} together"
-    return _bar(caption, parts, total, duration)
+    caption = f"Where the time of a step goes: medians on rank 0, {_time(total)} together"
+    return _bar(caption, parts, total, _time)
 
 
 def memory(timings: Mapping[str, Any]) -> Markup:
@@ -35,7 +36,7 @@ def memory(timings: Mapping[str, Any]) -> Markup:
     if not total:
         return Markup("")
     peaks = [("process", timings.get("memory/peak_rss")), ("GPU", timings.get("memory/peak_cuda"))]
-    told = "".join(f"; most of the {name}: {size(value)}" for name, value in peaks if _usable(value))
+    told = "".join(f"; peak of the {name} {size(value)}" for name, value in peaks if _usable(value))
     return _bar(
         f"Memory that the engine holds, of the fullest worker: {size(total)} together{told}", parts, total, size
     )
@@ -118,15 +119,23 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     if "pieces" not in sample:
         return {name: str(sample.get(name, "")) for name in ("prompt", "written", "truth")}
     pieces = []
-    for piece in sample["pieces"]:
+    known = [p if isinstance(p, Mapping) and "truth" in p else str(p) for p in sample["pieces"]]
+    for space, piece in spaced(known):
         if not isinstance(piece, Mapping):
-            pieces.append({"text": str(piece)})
+            pieces.append({"text": space + piece})
             continue
         top = piece.get("top") or [["", 0.0]]
         others = ", ".join(f"{token} {percent(share)}" for token, share in top[1:])
         first, share = top[0]
         pieces.append(
-            {"text": first, "share": percent(share), "others": others, "truth": piece.get("truth"), "masked": True}
+            {
+                "space": space,
+                "text": first,
+                "share": percent(share),
+                "others": others,
+                "truth": piece.get("truth"),
+                "masked": True,
+            }
             | {"right": first == piece.get("truth")}
         )
     return {"pieces": pieces}
@@ -138,6 +147,10 @@ def _figure(caption: str, height: float, drawn: Sequence[str]) -> Markup:
         f'<svg class="picture" role="img" aria-label="{escape(caption)}" viewBox="0 0 {WIDTH} {height:.0f}">'
         f"{''.join(drawn)}</svg></figure>"
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{number(1000 * seconds, 3)} ms" if seconds < 10 else duration(seconds)
 
 
 def _amounts(found: Mapping[str, Any]) -> dict[str, float]:

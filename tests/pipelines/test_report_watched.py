@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.report import watched
+from pipelines.report import curves, watched
 from pipelines.report.page import render
 from pipelines.report.standalone import training_pictures
 from tests.pipelines.report_view import sample_view
@@ -44,14 +44,20 @@ def watched_view() -> dict[str, Any]:
 
 def test_the_page_shows_it() -> None:
     page = render(watched_view())
-    assert "Where the time of a step goes: medians on rank 0, 0.4 s together" in page
-    assert "backward 0.2 s, 50 %" in page
-    assert "Memory that the engine holds, of the fullest worker: 16 MB together; most of the process: 900 MB" in page
+    assert "Where the time of a step goes: medians on rank 0, 400 ms together" in page
+    assert "backward 200 ms, 50 %" in page
+    assert "Memory that the engine holds, of the fullest worker: 16 MB together; peak of the process 900 MB" in page
     assert "How far an update moves each layer" in page
     assert page.index("after 300 steps") < page.index("after 100 steps"), "the newest first"
     assert "model FLOPs per token × tokens/s ÷ (workers × peak FLOP/s of one)" in page
     assert '<b class="right" title="cow 12.5 %">&lt;cat&gt; <small>75 %</small></b>' in page
     assert "&lt;dog&gt;" in page and "four &amp; five" in page and "<cat>" not in page
+
+
+def test_a_curve_needs_two_points() -> None:
+    records = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0, "validation_loss": 2.5}]
+    assert [chart.title for chart in curves.charts(records)] == ["loss"]
+    assert [chart.title for chart in curves.charts(records[:1])] == ["loss"]
 
 
 def test_bars_are_in_proportion() -> None:

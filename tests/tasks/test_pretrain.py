@@ -90,7 +90,13 @@ def test_the_artifact_is_a_function_of_config_and_inputs(plain, inputs, tmp_path
 
 def test_what_is_watched_is_told_and_changes_no_byte(plain, inputs, tmp_path):
     names = {name for _, values in plain.metrics_seen for name in values}
-    assert {"loss", "step_seconds/backward", "update_ratio/encoder.01", "grad_norm/tokens", "memory/gradients"} <= names
+    assert {
+        "loss",
+        "step_seconds/backward",
+        "update_ratio/encoder.01",
+        "layer_grad_norm/tokens",
+        "memory/gradients",
+    } <= names
     assert {"step_data_seconds", "step_communication_seconds", "memory/optimizer_state"} <= set(plain.timings)
     (memory,) = (values for _, values in plain.metrics_seen if "memory/gradients" in values)
     for part in ("parameters", "gradients", "master_weights", "optimizer_state", "buffers"):

@@ -16,7 +16,7 @@ from modeling.transformer import preset
 from tasks.example_reader import ExampleReader
 from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
-from tasks.samples import EXAMPLES, Sampler, as_html
+from tasks.samples import EXAMPLES, Sampler, as_html, spaced
 from tasks.tokenizer import TrainTokenizer
 from tests.tasks.stage import run_stage
 
@@ -87,6 +87,13 @@ def test_written_texts_are_greedy_and_stand_beside_the_truth(made, kind):
         expected = generate(model, [ids[:cut].tolist()], settings=Generation(temperature=0.0, max_new_tokens=24))[0]
         assert rows[0]["written"] == sampler.tokenizer.decode(expected, skip_special_tokens=False)
         assert rows[0]["truth"] == sampler.tokenizer.decode(ids[cut:].tolist(), skip_special_tokens=False)
+
+
+def test_rows_read_as_text():
+    place = {"truth": "##s", "top": [["##s", 0.5]]}
+    assert spaced(["[CLS]", "cat", place, "##y"]) == [(" ", "[CLS]"), (" ", "cat"), ("", place), ("", "y")]
+    place = {"truth": "Ġdog", "top": [["Ġdog", 0.5]]}
+    assert spaced(["Ġa", place, "s", "##"]) == [(" ", "a"), (" ", place), ("", "s"), ("", "##")]
 
 
 def test_the_page_escapes_what_it_shows(made):
