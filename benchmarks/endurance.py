@@ -86,6 +86,7 @@ class Chaos:
         self.starts = 0
         self.began = 0.0
         self._open: Fault | None = None
+        self._furthest = 0
 
     def run(self, limit_seconds: float) -> int:
         """The exit code of the last start; 124 where the limit came first."""
@@ -124,7 +125,7 @@ class Chaos:
             pause = self._pause()
             kind = self.random.choices(self.kinds, [SHARES[KINDS.index(k)] for k in self.kinds])[0]
             if self._hurt(kind, driver, ranks):
-                fault = Fault(kind, round(time.monotonic() - self.began, 1), step_of(stage))
+                fault = Fault(kind, round(time.monotonic() - self.began, 1), self._furthest)
                 say(f"{fault.at_seconds:.0f} s, step {fault.step}: {kind}")
                 self.faults.append(fault)
                 self._open = fault
@@ -148,6 +149,7 @@ class Chaos:
 
     def _watch(self, stage: dict[str, Any]) -> None:
         """Note when training is further than at the last fault."""
+        self._furthest = max(self._furthest, step_of(stage))
         if self._open is not None and step_of(stage) > self._open.step:
             self._open.back_after_seconds = round(time.monotonic() - self.began - self._open.at_seconds, 1)
             self._open = None

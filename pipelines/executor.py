@@ -240,6 +240,8 @@ class Executor:
                 live.state = "waiting"
                 return False
         live.claim, live.oom_kills = claimed, oom_kills()
+        live.failures.at_work = {}
+        self.record.stage(name).pop("at_work", None)  # of the attempt before
         self._state(live, "running", attempt=live.attempt + 1, began=time.time(), reason=step.reason)
         self.tracker.started(node, live.runtime)
         self.tickets[self.pool.submit(self._job(live))] = name
