@@ -91,6 +91,8 @@ def check_design(points: Points, parameters: int, *, needs: str = "ND") -> None:
         raise NotIdentified(
             f"{len(points)} points cannot tell {parameters} parameters", f"measure at least {parameters + 1}, better 20"
         )
+    if np.ptp(np.log(points.loss)) < 1e-9:
+        raise NotIdentified("all losses are equal: nothing can be learnt from them", "is `loss` the right column?")
     columns = {"N": points.params, "D": points.tokens, "C": points.flops}
     words = {"N": "params", "D": "tokens", "C": "flops"}
     for letter in needs:
@@ -134,6 +136,12 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
     values = {name: float(v[0]) for name, v in form.named(theta[None]).items()}
     near = ends.objective <= objective * (1 + AGREE) + 1e-15
     warnings = list(_agreement(form, points, ends.theta[near], near, ends.converged[best]))
+    for name in ("alpha", "beta", "eta", "alpha_N", "alpha_D", "alpha_C"):
+        if values.get(name, 1.0) <= 0:
+            raise NotIdentified(
+                f"{name} is {values[name]:.3g} at the best fit: the loss does not fall with what it stands for",
+                "check the columns and their units; measure a wider range",
+            )
     used = np.flatnonzero(once[0] > 0) if once is not None else np.arange(len(points))
     jacobian = form.model.jacobian(theta)[used]
     _check_condition(form, jacobian)
@@ -146,10 +154,12 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
         counted = np.flatnonzero(weights.any(0))  # a frontier is few of the points, in every resample
         ends_b = refit(form.model.take(counted), theta, weights[enough][:, counted], delta=delta)
         draws = form.named(ends_b.theta)
-        if (lost := 1 - ends_b.converged.mean()) > 0.05:
+        if len(ends_b.converged) and (lost := 1 - ends_b.converged.mean()) > 0.05:
             warnings.append(f"{100 * lost:.1f} % of the resamples did not converge: the intervals are rough")
     se, ci = intervals(draws)
-    if not bootstrap:
+    if not se:
+        if bootstrap:
+            warnings.append("too few resamples decide the parameters: errors and intervals are asymptotic")
         se = _sandwich(form, theta, None if once is None else once[0], delta)
         ci = {name: _normal(name, values[name], error) for name, error in se.items()}
     predicted = np.exp(form.model.predict(theta[None])[0])
@@ -269,9 +279,7 @@ def _doubts(
                 "what lies beyond the measured range is not to be predicted from this fit"
             )
     for name in ("alpha", "beta", "alpha_N", "alpha_D", "alpha_C"):
-        if name in values and values[name] <= 0:
-            told.append(f"{name} is {values[name]:.3g}: the loss does not fall there")
-        elif name in ci and (ci[name][0] <= 0 or ci[name][1] - ci[name][0] > 2 * abs(values[name])):
+        if name in ci and (ci[name][0] <= 0 or ci[name][1] - ci[name][0] > 2 * abs(values[name])):
             told.append(f"{name} is hardly identified: 95 % interval {ci[name][0]:.3g} to {ci[name][1]:.3g}")
     for word, column in (("params", points.params), ("tokens", points.tokens)):
         if form.name in ("chinchilla", "over_training", "kaplan_ND") and column.max() < 3 * column.min():

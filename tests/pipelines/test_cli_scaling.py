@@ -26,7 +26,8 @@ NAMES = ("--params", "N", "--tokens", "D")
 
 
 def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, csv: Path, tmp_path: Path) -> None:
-    done = command("fit", csv.name, *NAMES, "--bootstrap", "100", "--json", "--out", "out", "--store", "store", timeout=280)
+    words = ("--bootstrap", "100", "--json", "--out", "out", "--store", "store")
+    done = command("fit", csv.name, *NAMES, *words, timeout=280)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     three = result["approach_3"]

@@ -171,6 +171,22 @@ def test_data_that_cannot_tell_a_parameter_are_refused(points: Points, said: str
         fit_all(points, ["approach_1", "approach_2", "approach_3", "kaplan_C"], bootstrap=0)
 
 
+def test_losses_that_say_nothing_are_refused() -> None:
+    points = scatter(60, 2)
+    where = {"params": points.params, "tokens": points.tokens}
+    with pytest.raises(NotIdentified, match="all losses are equal"):
+        fit_all(points_of(np.full(60, 3.0), **where), fit_names("all"), bootstrap=0)
+    with pytest.raises(NotIdentified, match="(alpha|beta) is -.* the loss does not fall"):
+        fit_approach_3(points_of(1 / points.loss, **where), bootstrap=0)
+
+
+def test_few_points_get_asymptotic_intervals() -> None:
+    """Of six points hardly a resample has six: a bootstrap of what is left would say nothing."""
+    fit = one(scatter(6, 0), "approach_3", bootstrap=50)
+    assert set(fit.se) == set(fit.ci95) == {*TRUE, "exponent_N", "exponent_D"}
+    assert any("asymptotic" in w for w in fit.warnings) and any("6 points for 5 parameters" in w for w in fit.warnings)
+
+
 def test_starts_that_disagree_at_one_objective_are_refused() -> None:
     """A loss that does not depend on tokens: B and beta may be anything."""
     points = scatter(50, 0)
