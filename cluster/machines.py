@@ -54,8 +54,8 @@ def _aws(gpu: str, gpus: int, cpus: int, memory_gib: float, network_gbit: float,
 
 
 INSTANCES: dict[str, dict[str, Any]] = {
-    # AWS's pages of each family; US list prices on demand, as of 2025. Prices move, and spot is cheaper: a label
-    # of the node type says what you pay. "Up to" networks are given as their baseline.
+    # Sizes of AWS's families, and US list prices on demand about 2025, not looked up since: a first guess. Prices
+    # move, and spot is cheaper: a label of the node type says what you pay. "Up to" networks are their baseline.
     "m7i.xlarge": _aws("", 0, 4, 16, 1.56, 0.2016),
     "m7i.4xlarge": _aws("", 0, 16, 64, 6.25, 0.8064),
     "m7i.8xlarge": _aws("", 0, 32, 128, 12.5, 1.6128),

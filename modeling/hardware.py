@@ -35,8 +35,9 @@ def _peaks(half: float, fp32: float) -> dict[str, float]:
     return {"bf16": half, "fp16": half, "fp32": fp32}
 
 
-# Peaks and bandwidths: NVIDIA's data sheet of each (dense, i.e. half of a figure "with sparsity"; NVLink and PCIe
-# figures there are of both directions together, here halved). A name that holds another stands before it.
+# Peaks and bandwidths as NVIDIA states them (dense, i.e. half of a figure "with sparsity"; NVLink and PCIe figures
+# are of both directions together, here halved), rounded. None was measured here. A name that holds another stands
+# before it.
 GPUS = (
     Gpu("B200", 178.3, _peaks(2250, 75), 8000, 900, ("B200",)),  # HGX B200
     Gpu("H200", 139.8, _peaks(989, 67), 4800, 450, ("H200",)),  # SXM
