@@ -88,7 +88,7 @@ def test_a_failed_stage_is_failed_with_its_cause(tmp_path: Path, text: Path, cli
 def test_a_continued_run_goes_on_in_the_same_mlflow_runs_without_doubled_steps(
     tmp_path: Path, text: Path, client: Any
 ) -> None:
-    made = Pipeline(Steps(model=Count(corpus=Read(source=str(text))), steps=9, fault="nan", name="trained"))
+    made = Pipeline(Steps(model=Count(corpus=Read(source=str(text))), steps=9, fault="bug", name="trained"))
     first = go(tmp_path, made)
     again = go(tmp_path, made)
     assert again.tracking["run_id"] == first.tracking["run_id"]
