@@ -121,7 +121,7 @@ def drive(words: list[str], folder: Path, address: str) -> subprocess.Popen[str]
     return subprocess.Popen(
         [*command, "--address", address],
         cwd=ROOT,
-        env=environment(),
+        env={**environment(), "RAY_AUTH_MODE": "disabled"},  # as the cluster is, whatever token file this machine has
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
