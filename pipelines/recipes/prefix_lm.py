@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import PLACEMENT, dial, paper
+from pipelines.recipes.scale import PLACEMENT, T5_PRETRAINING, dial, paper
 
 OBJECTIVE: dict[str, Any] = {"kind": "prefix"}
 SCALES: dict[str, dict[str, Any]] = {
@@ -27,16 +27,7 @@ SCALES: dict[str, dict[str, Any]] = {
         tokenizer={"kind": "unigram", "vocab_size": 32_100},
         objective=OBJECTIVE,
         examples={"length_tokens": 512},
-        pretrain={
-            "steps": 524_288,
-            "batch_size": 128,
-            "peak_lr": 1e-2,
-            "warmup_steps": 10_000,
-            "warmup_shape": "constant",
-            "schedule": "inverse-sqrt",
-            "optimizer": "adafactor",
-            "clip_norm": 0.0,  # Adafactor limits each tensor's update by itself
-        },
+        pretrain=T5_PRETRAINING,
         placement={**PLACEMENT["paper"], "zero_stage": 0},  # Adafactor needs whole tensors
     ),
 }

@@ -38,6 +38,17 @@ PLACEMENT: dict[str, dict[str, Any]] = {
     "base": {"workers": 1, "gpus": 1, "cpus": 4, "zero_stage": 2},
     "paper": {"workers": 16, "gpus": 1, "cpus": 4, "zero_stage": 2},
 }
+T5_PRETRAINING: dict[str, Any] = {
+    "steps": 524_288,
+    "batch_size": 128,
+    "peak_lr": 1e-2,
+    "warmup_steps": 10_000,
+    "warmup_shape": "constant",
+    "schedule": "inverse-sqrt",
+    "optimizer": "adafactor",
+    "clip_norm": 0.0,  # Adafactor limits each tensor's update by itself
+}
+"""The published run of T5 and of its prefix LM (Raffel et al. 2020, section 3.1.2): rate 1/√max(step, 10,000)."""
 FINETUNE: dict[str, dict[str, Any]] = {
     "cpu": {"seeds": 3, "loop": {"epochs": 2, "peak_lr": 1e-3, "most_steps": 400}},
     "gpu": {"seeds": 3, "loop": {"epochs": 3, "peak_lr": 2e-4, "precision": "bf16"}},
