@@ -126,9 +126,7 @@ def read_law(path: Path, approach: str = "3") -> Law:
         BadData: no such file, or it holds no fit of that approach.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        part = found[f"approach_{approach}"]
-        params = part["params"]
+        return law_from(json.loads(path.read_text(encoding="utf-8")), approach, str(path))
     except OSError as error:
         raise BadData(
             f"{path}: {error.strerror or error}", "give a CSV file, or what `triptych fit --json` printed"
@@ -137,12 +135,22 @@ def read_law(path: Path, approach: str = "3") -> Law:
         raise BadData(
             f"{path} holds no fit of approach {approach}", "write it with: triptych fit FILE.csv --json > FIT.json"
         ) from None
+
+
+def law_from(found: Mapping[str, Any], approach: str = "3", source: str = "") -> Law:
+    """A law from the objects of `triptych fit --json`; its draws are normal, of the covariance there.
+
+    Raises:
+        KeyError, TypeError, ValueError: they hold no fit of that approach.
+    """
+    part = found[f"approach_{approach}"]
+    params = part["params"]
     if "alpha" in params:
         values = {k: float(params[k]) for k in ("E", "A", "B", "alpha", "beta")}
     else:
         values = {"k_N": float(params["k_N"]), "exponent_N": float(part["exponent_N"])}
     draws = _draw(values, part.get("covariance"))
-    return Law(f"approach_{approach}", str(path), values, draws, largest_flops=part.get("largest_flops"))
+    return Law(f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"))
 
 
 def _draw(values: Mapping[str, float], found: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
