@@ -11,15 +11,13 @@ import numpy as np
 from cluster.errors import BadConfig
 from cluster.machines import Machine
 from modeling.hardware import gpu as find_gpu
-from tasks.scaling.laws import Law
+from tasks.scaling.laws import FAR, Law
 from tasks.scaling.published import MODELS
 
 SHRINK = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 """Over-trained options, as shares of the optimal size."""
 DEAREST = 20.0
 """Options that cost more than so many times the budget are none."""
-FAR = 10.0
-"""Beyond so many times the largest measured compute a prediction is called an extrapolation."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,12 @@ import numpy as np
 
 from cluster.errors import BadConfig, BadData
 from tasks.scaling.estimate import Fit
+from tasks.scaling.frontier import Frontier
 
 DRAWN = 4000
 """Draws from a covariance."""
+FAR = 10.0
+"""Beyond so many times the largest measured compute a prediction is called an extrapolation."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Law:
     """Of the models it was fitted to: beyond, it extrapolates."""
     loss_line: tuple[float, float] | None = None
     """(C_c, α) of L = (C_c/C)^α at the optimum, of a law that has no surface."""
+    unit: str = ""
+    """Of its losses, such as `bits per byte`; empty: not said."""
 
     @property
     def has_surface(self) -> bool:
@@ -59,14 +64,30 @@ class Law:
         v = self.values if values is None else values
         return v["E"] + v["A"] * params ** -v["alpha"] + v["B"] * tokens ** -v["beta"]
 
-    def optimal_loss(self, flops: float, values: Mapping[str, Any] | None = None) -> Any:
-        """Loss of the optimal model of a budget; None where the law predicts none."""
+    def frontier(self, values: Mapping[str, Any] | None = None) -> Frontier | None:
+        """The optimal loss as E + K·C^−γ; None where the law predicts no loss.
+
+        At the optimum of a surface both its terms fall as C^−αβ/(α+β) (Hoffmann et al. 2022, equation 4).
+        """
+        v = self.values if values is None else values
         if self.has_surface:
-            return self.loss(*self.optimum(flops, values), values)
+            alpha, beta = v["alpha"], v["beta"]
+            total = alpha + beta
+            # with logarithms, as in `optimum`
+            log_a, log_b = np.log(v["A"]), np.log(v["B"])
+            log_g = (np.log(alpha) + log_a - np.log(beta) - log_b) / total
+            gamma = alpha * beta / total
+            log_k = np.logaddexp(log_a - alpha * log_g, log_b + beta * log_g) + gamma * np.log(6)
+            return Frontier(v["E"], log_k, gamma)
         if self.loss_line is None:
             return None
         scale, exponent = self.loss_line
-        return (scale / flops) ** exponent
+        return Frontier(0.0, exponent * np.log(scale), exponent)
+
+    def optimal_loss(self, flops: float, values: Mapping[str, Any] | None = None) -> Any:
+        """Loss of the optimal model of a budget; None where the law predicts none."""
+        found = self.frontier(values)
+        return None if found is None else found.loss(flops)
 
     def tokens_for(self, params: Any, loss: Any, values: Mapping[str, Any] | None = None) -> Any:
         """Tokens at which a model of so many parameters reaches a loss; inf where it never does."""
@@ -85,8 +106,14 @@ class Law:
         return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) > 20 else None
 
 
-def law_of(fit: Fit, source: str, largest_flops: float) -> Law:
+def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "") -> Law:
     """The law that a fit found.
+
+    Args:
+        fit: of approach 1, 2 or 3.
+        source: where its measurements are from.
+        largest_flops: the largest compute among them.
+        unit: of their losses, where it is known.
 
     Raises:
         BadConfig: a form that says nothing of the optimal size.
@@ -94,11 +121,11 @@ def law_of(fit: Fit, source: str, largest_flops: float) -> Law:
     if fit.name == "approach_3":
         values, draws = dict(fit.params), {k: fit.draws[k] for k in fit.params if k in fit.draws}
     elif fit.name in ("approach_1", "approach_2"):
-        values = {"k_N": fit.params["k_N"], "exponent_N": fit.derived["exponent_N"]}
+        values = {"k_N": fit.params["k_N"], **{k: fit.derived[k] for k in ("exponent_N", "exponent_D")}}
         draws = {k: fit.draws[k] for k in values if k in fit.draws}
     else:
         raise BadConfig(f"a fit of {fit.name} does not say which size is optimal", "take approach 1, 2 or 3")
-    return Law(fit.name, source, values, draws, largest_flops=largest_flops)
+    return Law(fit.name, source, values, draws, largest_flops=largest_flops, unit=unit)
 
 
 def covariance(fit: Fit) -> dict[str, Any] | None:
