@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cluster.errors import Unreachable
+from cluster.machines import Machine
 
 QUIET = {
     "RAY_DEDUP_LOGS": "0",
@@ -22,15 +24,17 @@ QUIET = {
     "GOMP_SPINCOUNT": "10000",  # threads that wait must not take the cores that others work on
 }
 
+Code = Callable[[], dict[str, Any]]
 
-def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict[str, Any] | None = None) -> bool:
+
+def connect(address: str | None, *, import_paths: Iterable[str] = (), code: Code | None = None) -> bool:
     """Connect this process to Ray, unless it is connected already.
 
     Args:
         address: None starts Ray inside this process; `auto` or `HOST:PORT` joins a running cluster;
             `ray://HOST:PORT` goes through Ray Client.
         import_paths: folders that workers of an in-process Ray shall import from.
-        code: a Ray runtime environment that brings the code to a cluster.
+        code: gives a Ray runtime environment that brings the code to a cluster.
 
     Returns:
         Whether this call made the connection (then the caller shuts it down).
@@ -45,8 +49,7 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict
     if ray.is_initialized():
         return False
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
-    if address is None and not in_job:
+    if not joins(address):
         paths = [*import_paths, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         _start_here(common)
@@ -54,7 +57,8 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict
     _probe(address)
     use_token()
     try:
-        ray.init(address=address or "auto", runtime_env=None if in_job else code, **common)
+        environment = code() if code is not None and not _in_job() else None
+        ray.init(address=address or "auto", runtime_env=environment, **common)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unreachable(
@@ -62,6 +66,19 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: dict
             "check the address, the token (RAY_AUTH_MODE=token and its file), and that Ray versions agree",
         ) from None
     return True
+
+
+def joins(address: str | None) -> bool:
+    """Whether stages run on a cluster that this process joins, or has joined, rather than on this machine."""
+    if address is not None:
+        return address != "inline"
+    ray = sys.modules.get("ray")
+    return _in_job() or (ray is not None and ray.is_initialized())
+
+
+def _in_job() -> bool:
+    """Whether this process is a job that was submitted to a cluster."""
+    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
 def _start_here(common: Mapping[str, Any]) -> None:
@@ -118,6 +135,24 @@ def resources() -> dict[str, float]:
     import ray
 
     return dict(ray.cluster_resources())
+
+
+GPU_RESOURCE, GPU_LABEL = "accelerator_type:", "ray.io/accelerator-type"
+
+
+def nodes() -> list[Machine]:
+    """The cluster's nodes: what Ray counts, and what it calls their GPUs. The rest of a `Machine` is not known here."""
+    import ray
+
+    found = []
+    for node in ray.nodes():
+        counted, labels = node["Resources"], node.get("Labels") or {}
+        kinds = (name.removeprefix(GPU_RESOURCE) for name in counted if name.startswith(GPU_RESOURCE))
+        gpus, cpus = int(counted.get("GPU", 0)), int(counted.get("CPU", 0))
+        gpu = labels.get(GPU_LABEL) or next(kinds, "")
+        if node["Alive"]:
+            found.append(Machine(node.get("NodeName") or node["NodeID"], gpu if gpus else "", gpus, cpus))
+    return found
 
 
 def shutdown() -> None:

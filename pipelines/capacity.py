@@ -138,12 +138,15 @@ class Need:
         }
 
 
-def needs(nodes: Iterable[Node], *, gpu_name: str = "", machines: Sequence[Machine] = ()) -> list[Need]:
+def needs(
+    nodes: Iterable[Node], *, gpu_name: str = "", machines: Sequence[Machine] = (), here: bool = True
+) -> list[Need]:
     """Of all training stages among `nodes`; those that are alike (seeds of a task) together.
 
     Args:
         gpu_name: the workers' GPU; empty: that of the placement's resources, of this machine, or of `machines`.
-        machines: node types that may be started for it.
+        machines: nodes and node types that it may run on.
+        here: it may run on this machine.
 
     Raises:
         BadConfig: `gpu_name` or a machine's GPU is not in the table.
@@ -159,15 +162,15 @@ def needs(nodes: Iterable[Node], *, gpu_name: str = "", machines: Sequence[Machi
         if alike in found:
             found[alike].stages.append(node.name)
             continue
-        need = Need([node.name], training, training.memory(), room_of(training.runtime, gpu_name, machines))
+        need = Need([node.name], training, training.memory(), room_of(training.runtime, gpu_name, machines, here))
         if not need.fits:
-            need.advice = list(advice(training, lambda runtime: room_of(runtime, gpu_name, machines)))
+            need.advice = list(advice(training, lambda runtime: room_of(runtime, gpu_name, machines, here)))
         found[alike] = need
     return list(found.values())
 
 
-def refuse(found: Iterable[Need]) -> None:
-    """Raise BadConfig for the first stage that cannot fit, naming what it needs and what would."""
+def refuse(found: Iterable[Need], otherwise: str = "") -> None:
+    """Raise BadConfig for the first stage that cannot fit: what it needs, what would fit, and what can be done else."""
     for need in found:
         if need.fits:
             continue
@@ -187,7 +190,7 @@ def refuse(found: Iterable[Need]) -> None:
             f"stage {need.stages[0]}: {training.model} ({number(training.parameters)} parameters) at ZeRO stage "
             f"{training.placed.zero_stage} {where}, {batch}, needs about {gib(needed)}{of} a worker "
             f"({parts}); {need.room.what} has {gib(has)}{of}",
-            f"what fits: {fits}",
+            f"what fits: {fits}" + (f"; {otherwise}" if otherwise else ""),
         )
 
 
@@ -322,17 +325,17 @@ def _model_name(config: Any) -> str:
 # ---------------------------------------------------------------- what a worker has
 
 
-def room_of(runtime: Runtime, gpu_name: str = "", machines: Sequence[Machine] = ()) -> Room:
-    """The memory of one worker, and what it is of."""
+def room_of(runtime: Runtime, gpu_name: str = "", machines: Sequence[Machine] = (), here: bool = True) -> Room:
+    """The memory of one worker, and what it is of. See `needs`."""
     if runtime.gpus:
-        return _gpu_room(runtime, gpu_name, machines)
+        return _gpu_room(runtime, gpu_name, machines, here)
     if runtime.memory_gb:
         return Room(round(runtime.memory_gb * 1e9), "placement.memory_gb")
-    total = host_memory_bytes()
+    total = host_memory_bytes() if here else 0
     return Room(total // runtime.workers, f"each of {runtime.workers} workers on this machine" if total else "")
 
 
-def _gpu_room(runtime: Runtime, gpu_name: str, machines: Sequence[Machine]) -> Room:
+def _gpu_room(runtime: Runtime, gpu_name: str, machines: Sequence[Machine], here: bool) -> Room:
     share = min(1.0, runtime.gpus)
     part = "" if share == 1 else f"{share:g} of one "
     asked = next((name.removeprefix(ACCELERATOR) for name in runtime.resources if name.startswith(ACCELERATOR)), "")
@@ -340,7 +343,8 @@ def _gpu_room(runtime: Runtime, gpu_name: str, machines: Sequence[Machine]) -> R
         if name:
             found = _known(name)
             return Room(round(found.memory_gib * GIB * share), f"{part or 'one '}{found.name}")
-    if (here := local_gpus()) and (device := gpu_of_device(here[0])) is not None:
+    own = local_gpus() if here else []
+    if own and (device := gpu_of_device(own[0])) is not None:
         host = host_memory_bytes() // runtime.workers
         return Room(round(device.memory_gib * GIB * share), f"{part}this machine's {device.name}", host)
     rooms = [

@@ -29,6 +29,9 @@ ForceOption = Annotated[
 KeepGoingOption = Annotated[
     bool, typer.Option("--keep-going", help="After a failure go on with all that does not depend on it.")
 ]
+SkipMemoryCheckOption = Annotated[
+    bool, typer.Option("--skip-memory-check", help="Start although training is predicted not to fit into memory.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, its unique beginning, or latest.")]
 StageArgument = Annotated[str, typer.Argument(metavar="STAGE", help="A stage's name.")]

@@ -15,6 +15,7 @@ from pipelines.cli_options import (
     OnlyOption,
     RecipeArgument,
     RunArgument,
+    SkipMemoryCheckOption,
     StageArgument,
     StoreOption,
     WordsArgument,
@@ -38,9 +39,13 @@ def run(
     only: OnlyOption = None,
     force: ForceOption = None,
     keep_going: KeepGoingOption = False,
+    skip_memory_check: SkipMemoryCheckOption = False,
     name: NameOption = None,
 ) -> None:
-    """Run a recipe. What is cached is not made again; an interrupted run is continued."""
+    """Run a recipe. What is cached is not made again; an interrupted run is continued.
+
+    Exits with 2 before anything starts where training cannot fit into the memory of where it would run, as `plan` does.
+    """
     request = build(
         recipe,
         words,
@@ -50,6 +55,7 @@ def run(
         only=tuple(only or ()),
         force=tuple(force or ()),
         keep_going=keep_going,
+        check_memory=not skip_memory_check,
         name=name,
     )
     raise typer.Exit(execute(request))
@@ -142,11 +148,19 @@ def submit(
     only: OnlyOption = None,
     force: ForceOption = None,
     keep_going: KeepGoingOption = False,
+    skip_memory_check: SkipMemoryCheckOption = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the run's name and leave.")] = False,
 ) -> None:
     """Send a run to a Ray cluster through Ray Jobs, and follow it. Leaving (Ctrl-C) does not stop it."""
     request = build(
-        recipe, words, config, store=store, only=tuple(only or ()), force=tuple(force or ()), keep_going=keep_going
+        recipe,
+        words,
+        config,
+        store=store,
+        only=tuple(only or ()),
+        force=tuple(force or ()),
+        keep_going=keep_going,
+        check_memory=not skip_memory_check,
     )
     raise typer.Exit(send(request, address, wait=not no_wait))
 
@@ -180,6 +194,8 @@ def send(request: object, address: str, *, wait: bool) -> int:
             arguments += [flag, value]
     if request.keep_going:
         arguments.append("--keep-going")
+    if not request.check_memory:
+        arguments.append("--skip-memory-check")
     start(address, name=name, arguments=arguments, label=label, import_paths=list(request.import_paths))
     typer.echo(f"submitted {name} to {address}")
     if not wait:
@@ -210,6 +226,7 @@ def rerun(
     store: StoreOption = None,
     address: AddressOption = None,
     keep_going: KeepGoingOption = False,
+    skip_memory_check: SkipMemoryCheckOption = False,
 ) -> None:
     """Make one stage of a run again, with the code as it is now."""
     from pipelines.code import CodeIndex
@@ -219,7 +236,8 @@ def rerun(
 
     where = store_at(store)
     record = resolve_run(where, run)
-    request = rebuild(record, where.url, address=address, keep_going=keep_going)
+    settings = {"address": address, "keep_going": keep_going, "check_memory": not skip_memory_check}
+    request = rebuild(record, where.url, **settings)
     graph = Graph(request.pipeline, CodeIndex(request.import_paths))
     chosen = stage_names(graph, [stage], f"rerun {record.name}")
     if downstream:

@@ -44,7 +44,9 @@ def reproduce(request: Request, store: Store, record: RunRecord, stage: str) -> 
         raise BadConfig(f"stage {name} of {record.name} has no artifact", "run it first")
     with tempfile.TemporaryDirectory(prefix="triptych-repro-") as folder:
         scratch = Overlay(folder, store)
-        again = replace(request, store=folder, tracking="off", force=(name,), only=(name,), name=None)
+        again = replace(
+            request, store=folder, tracking="off", force=(name,), only=(name,), name=None, check_memory=False
+        )
         result = _run(again, Watcher(), scratch)
         made = result.artifacts.get(name)
         if made is None or result.state != "done":

@@ -45,6 +45,8 @@ class Request:
     force: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     keep_going: bool = False
+    check_memory: bool = True
+    """Refuse training that is predicted not to fit into its worker's memory."""
     name: str | None = None
     import_paths: tuple[Path, ...] = ()
     words: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ def run(
     force: Iterable[str] = (),
     only: Iterable[str] = (),
     keep_going: bool = False,
+    check_memory: bool = True,
     name: str | None = None,
     recipe: str = "pipeline",
     config: Mapping[str, Any] | None = None,
@@ -124,6 +127,7 @@ def run(
         address: None for Ray in this process, `auto`, `HOST:PORT`, or `inline` for no Ray at all.
         force: stages to make again. only: stages to make, with what they need.
         keep_going: after a failure, go on with what does not depend on it.
+        check_memory: refuse training that is predicted not to fit into its worker's memory.
         name: the run's name; made from `recipe` and the time by default.
 
     Raises:
@@ -143,6 +147,7 @@ def run(
             force=tuple(force),
             only=tuple(only),
             keep_going=keep_going,
+            check_memory=check_memory,
             name=name,
         )
     return _run(request, watcher or Watcher())
@@ -151,8 +156,11 @@ def run(
 def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Result:
     store = store or Store(request.store)
     plan = make_plan(request, store)
-    identity = plan_id(request.recipe, plan.keys())
-    before = newest_of_plan(store, identity) if request.name is None else _named(store, request.name)
+    before = (
+        newest_of_plan(store, plan_id(request.recipe, plan.keys()))
+        if request.name is None
+        else _named(store, request.name)
+    )
     if not plan.to_run and (before is None or before.state() == "done") and not request.name:
         watcher.planned(plan, before, False)
         remember_keys(store, request.recipe, plan.keys())
@@ -161,7 +169,18 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
     resumed = before is not None and before.state() not in ("done", "running")
     if before is not None and before.state() == "running" and request.name:
         raise BadConfig(f"run {before.name} is at work already", "wait for it, or `triptych cancel` it")
+    with contextlib.ExitStack() as joined:
+        if request.check_memory:
+            from pipelines.memory_check import check_memory
 
+            check_memory(plan, request.address, joined, **_connecting(request))
+        return _carry_out(request, watcher, store, plan, before, resumed)
+
+
+def _carry_out(
+    request: Request, watcher: Watcher, store: Store, plan: Plan, before: RunRecord | None, resumed: bool
+) -> Result:
+    """Run a plan, as a new run or (`resumed`) as the one `before`."""
     from pipelines.tracked import Tracked
 
     try:
@@ -189,7 +208,7 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
             "config": request.config,
             "words": list(request.words),
             "file": request.file,
-            "plan": identity,
+            "plan": plan_id(request.recipe, plan.keys()),
             "command": shlex.join(["triptych", *sys.argv[1:]]) if request.label else "",
             "store": store.url,
             "tracking": tracked.public_uri,
@@ -261,7 +280,7 @@ def _pool(request: Request, store: Store, holder: list[Any]) -> Iterator[Any]:
         return
     from cluster.connect import connect, shutdown
 
-    mine = connect(request.address, import_paths=[str(ROOT), *map(str, request.import_paths)], code=_code(request))
+    mine = connect(request.address, **_connecting(request))
     pool = RayPool(fixed=request.address is None)
     try:
         yield pool
@@ -271,10 +290,13 @@ def _pool(request: Request, store: Store, holder: list[Any]) -> Iterator[Any]:
             shutdown()
 
 
-def _code(request: Request) -> dict[str, Any] | None:
+def _connecting(request: Request) -> dict[str, Any]:
+    """What `connect` needs beside the address: the code of the project, and the user's own."""
+    return {"import_paths": [str(ROOT), *map(str, request.import_paths)], "code": lambda: _code(request)}
+
+
+def _code(request: Request) -> dict[str, Any]:
     """A Ray runtime environment with the project's code, for a cluster that is not this process."""
-    if request.address is None:
-        return None
     from pipelines.submit import stage_code
 
     return {"working_dir": str(stage_code(request.import_paths))}
