@@ -20,6 +20,8 @@ SMALL_FILES = {
     "tokenizer-comparison": "comparison.json",
     "report": "results.json",
 }
+PLACED = ("deepspeed_config", "memory_predicted")
+"""Of a manifest's placement, what the page shows of a training."""
 
 
 def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def _training(store: Store, name: str, manifest: dict[str, Any]) -> dict[str, An
         "figures": _read(store, manifest, "training.json") or {},
         "throughput": {k: v for k, v in timings.items() if k in ("tokens_per_second", "mfu")},
         "timings": {k: v for k, v in timings.items() if k.startswith(("step_", "memory/"))},
+        "placement": {k: v for k, v in manifest.get("placement", {}).items() if k in PLACED},
         "updates": _lines(store, manifest, "updates.jsonl"),
         "samples": _read(store, manifest, "samples.json") or [],
     }

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.report import curves, dag_svg, numbers, watched
+from pipelines.report import curves, dag_svg, engine, numbers, watched
 from pipelines.report.data import data_section
 from pipelines.report.view import View
 
@@ -132,7 +132,7 @@ def _training(item: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in _map(throughput).items() if isinstance(throughput, Mapping) else [("tokens/s", throughput)]:
         if value is not None:
             figures[str(name)] = value
-    timings = _map(item.get("timings"))
+    timings, placement = _map(item.get("timings")), _map(item.get("placement"))
     pictures = (
         watched.step_time(timings),
         watched.memory(timings),
@@ -143,6 +143,8 @@ def _training(item: Mapping[str, Any]) -> dict[str, Any]:
         "charts": curves.charts(records, _map(item.get("baselines"))),
         "figures": figures,
         "pictures": [picture for picture in pictures if picture],
+        "memory": engine.memory_rows(placement, timings),
+        "deepspeed": engine.deepspeed_config(placement),
         "samples": watched.samples(_mappings(item.get("samples"))),
     }
 

@@ -74,6 +74,8 @@ class TrainingView(TypedDict, total=False):
     """tokens/s, or several named figures (tokens_per_second, mfu …)."""
     timings: dict[str, float]
     """step_<part>_seconds and memory/<part> in bytes, from the manifest."""
+    placement: dict[str, Any]
+    """Of the manifest: deepspeed_config, and memory_predicted (part → bytes)."""
     updates: list[dict[str, Any]]
     """updates.jsonl: {step, layers: {layer: [update ratio, weight norm, gradient norm]}}."""
     samples: list[dict[str, Any]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.report import curves, watched
+from pipelines.report import curves, engine, watched
 from pipelines.report.page import render
 from pipelines.report.standalone import training_pictures
 from tests.pipelines.report_view import sample_view
@@ -25,6 +25,16 @@ TIMINGS = {
     "memory/optimizer_state": 8e6,
     "memory/peak_rss": 9e8,
 }
+PLACEMENT = {
+    "memory_predicted": {
+        "parameters": 4e6,
+        "gradients": 5e6,
+        "master_weights": 0,
+        "optimizer_state": 8e6,
+        "buffers": 0,
+    },
+    "deepspeed_config": {"zero_optimization": {"stage": 2}, "own": "<b>"},
+}
 UPDATES = [
     {"step": step, "layers": {"tokens": [1e-3 / step, 5.0, 0.1], "encoder.00": [4e-3 / step, 2.0, 0.3]}}
     for step in range(1, 301)
@@ -38,7 +48,7 @@ SAMPLES: list[dict[str, Any]] = [
 
 def watched_view() -> dict[str, Any]:
     view = sample_view()
-    view["training"][0] |= {"timings": TIMINGS, "updates": UPDATES, "samples": SAMPLES}
+    view["training"][0] |= {"timings": TIMINGS, "placement": PLACEMENT, "updates": UPDATES, "samples": SAMPLES}
     return view
 
 
@@ -52,6 +62,25 @@ def test_the_page_shows_it() -> None:
     assert "model FLOPs per token × tokens/s ÷ (workers × peak FLOP/s of one)" in page
     assert '<b class="right" title="cow 12.5 %">&lt;cat&gt; <small>75 %</small></b>' in page
     assert "&lt;dog&gt;" in page and "four &amp; five" in page and "<cat>" not in page
+
+
+def test_memory_stands_beside_its_prediction() -> None:
+    rows = engine.memory_rows(PLACEMENT, TIMINGS)
+    assert [(row["part"], row["ratio"]) for row in rows] == [
+        ("parameters", 1.0),
+        ("gradients", 0.8),
+        ("optimizer state", 1.0),
+        ("together", 16 / 17),
+    ]
+    page = render(watched_view())
+    assert '<td class="name">gradients</td><td class="num">5 MB</td><td class="num">4 MB</td>' in page
+    assert engine.memory_rows({}, TIMINGS) == [], "of a run that was made before predictions were kept"
+
+
+def test_deepspeeds_configuration_is_there_folded_and_escaped() -> None:
+    page = render(watched_view())
+    folded = page[page.index("<details><summary>DeepSpeed's configuration") :]
+    assert "&#34;stage&#34;: 2" in folded and "&lt;b&gt;" in folded[: folded.index("</details>")]
 
 
 def test_a_curve_needs_two_points() -> None:
@@ -78,7 +107,7 @@ def test_a_map_has_a_place_for_each_layer_and_step_and_stays_small() -> None:
     assert "step 300" in watched.updates(UPDATES)
 
 
-@pytest.mark.parametrize("field", ["timings", "updates", "samples"])
+@pytest.mark.parametrize("field", ["timings", "placement", "updates", "samples"])
 @pytest.mark.parametrize("odd", [None, [], {}, "text", [None, {"step": "x", "layers": 3, "samples": [None]}]])
 def test_what_is_missing_or_odd_is_left_out(field: str, odd: Any) -> None:
     view = watched_view()
