@@ -17,8 +17,13 @@ GROWTH_STEPS = 2000
 
 
 def autocast(device_type: str, precision: str) -> torch.autocast:
-    """The context that a model's forward runs in."""
-    # Autocast's cache of cast weights would save casts of tied matrices only, and holds memory.
+    """The context that a model's forward runs in.
+
+    Its cache of cast weights stays on: a weight that layers or stacks share (ALBERT) is cast once a forward pass, not
+    once a use. Autograd keeps one copy of it then, too, where it would keep one for each use; weights of one use cost
+    nothing, since autograd keeps their copies anyway. Only with activation checkpointing are they held for nothing,
+    until the forward pass ends. Each micro-batch has a context of its own, so nothing stays from one to the next.
+    """
     return torch.autocast(device_type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
 
 
