@@ -103,6 +103,17 @@ class Tracker:
         """The parent run: metrics, tags, artifacts of the pipeline run as a whole."""
         return self._run
 
+    def wait_known(self, timeout: float) -> bool:
+        """Whether the ids of the parent run and of the experiment are known, after at most `timeout` seconds.
+
+        A SQLite file's run id is known at once, the experiment's only after the first write.
+        """
+        end = time.monotonic() + timeout
+        self._run.wait_run_id(timeout)
+        while self.uri and not self.experiment_id and time.monotonic() < end:
+            time.sleep(0.05)
+        return bool(self._run.known_run_id and self.experiment_id)
+
     def start_stage(
         self,
         stage: str,

@@ -11,10 +11,13 @@ from typing import Any
 from cluster.store import Store
 from cluster.tracking_uri import redact
 from pipelines.graph import Node, Pipeline
+from pipelines.makers import Makers
 from pipelines.plan import Plan
 from pipelines.plots import pictures
-from pipelines.report.standalone import data_pictures, training_pictures
+from pipelines.report.standalone import data_pictures, scaling_pictures, training_pictures
 from pipelines.runs import RunRecord
+from pipelines.tracked_fits import cite
+from pipelines.view_scaling import FIT
 from tasks.base import Runtime
 
 DATA_KINDS = ("corpus", "examples", "dataset")
@@ -30,7 +33,7 @@ class Tracked:
         self._recipe = recipe
         self._handles: dict[str, Any] = {}
         self._record: RunRecord | None = None
-        self._makers: dict[str, dict[str, str]] = {}
+        self._makers = Makers(store)
         self._known: dict[str, dict[str, Any]] = {}
         self._headline: dict[str, float] = {}
         self._models: dict[str, dict[str, Any]] = {}
@@ -71,6 +74,7 @@ class Tracked:
     def begin(self, record: RunRecord, plan: Plan) -> None:
         """Start the parent run, or take up the one of an interrupted driver."""
         self._record = record
+        self._makers = Makers(self._store, record)
         if not self._tracker:
             return
         tags = {
@@ -138,20 +142,10 @@ class Tracked:
             **self._tags(node),
             "triptych.cached": "true",
             "triptych.made_by": str(manifest.get("run", "")),
-            "triptych.made_by_run": self._maker(manifest),
+            "triptych.made_by_run": self._makers.of(manifest).mlflow_run,
         }
         handle = self._tracker.cached_stage(node.name, tags, flat(node.identity.config))
         handle.end("FINISHED", numbers(manifest.get("metrics", {})))
-
-    def _maker(self, manifest: dict[str, Any]) -> str:
-        """The MLflow run id of the stage run that made an artifact; empty where it is not known."""
-        made_by = str(manifest.get("run") or "")
-        if made_by not in self._makers:
-            status = self._store.read_json(f"runs/{made_by}/status.json") if made_by else None
-            self._makers[made_by] = {
-                entry.get("key"): entry.get("mlflow_run") or "" for entry in (status or {}).get("stages", {}).values()
-            }
-        return self._makers[made_by].get(manifest["key"], "")
 
     def ended(
         self, name: str, status: str, manifest: dict[str, Any] | None, *, node: Node | None = None, error: Any = None
@@ -181,7 +175,11 @@ class Tracked:
         timings = {f"timing.{k}": v for k, v in measured.items() if not k.startswith("memory/")}
         timings |= {k: v for k, v in measured.items() if k.startswith("memory/peak")}  # the rest was told live
         tags = {"triptych.artifact": folder, "triptych.content": manifest["content"]}
-        handle.end(status, {**numbers(manifest.get("metrics", {})), **numbers(timings)}, tags)
+        figures = {**numbers(manifest.get("metrics", {})), **numbers(timings)}
+        if manifest.get("kind") == FIT:
+            self._note_runs()
+            figures |= cite(handle, self._store, manifest, self._makers)
+        handle.end(status, figures, tags)
 
     def _input(self, handle: Any, stage: str, context: str) -> None:
         """The artifact of an input stage that holds data, as an MLflow dataset of the stage that reads it."""
@@ -248,7 +246,7 @@ class Tracked:
         if not self._tracker:
             return
         self._tracker.artifact(("report.html", store.read_text(f"{record.folder}/report.html") or ""))
-        for name, picture in (*pictures(view), *data_pictures(view), *training_pictures(view)):
+        for name, picture in (*pictures(view), *data_pictures(view), *training_pictures(view), *scaling_pictures(view)):
             self._tracker.artifact((name, picture))
         for stage in view["stages"]:
             if str(stage.get("task")).endswith((":Pretrain", ":Report")):
@@ -259,11 +257,17 @@ class Tracked:
         """Wait until what was said so far is with the server, so that `facts` is whole."""
         if not self._tracker:
             return
-        self._tracker.run.wait_run_id(30)
+        self._tracker.wait_known(30)
         if self._record is not None:
-            for name, handle in self._handles.items():
-                self._record.stage(name)["mlflow_run"] = handle.known_run_id
+            self._note_runs()
             self._record.write(force=True)
+
+    def _note_runs(self) -> None:
+        """Put the ids that the server has given so far into the record."""
+        assert self._record is not None
+        self._record.info["mlflow"] = self.facts()
+        for name, handle in self._handles.items():
+            self._record.stage(name)["mlflow_run"] = handle.known_run_id
 
     def close(self, state: str) -> None:
         if self._tracker:

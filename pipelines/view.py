@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.store import Store
+from pipelines.makers import Makers
 from pipelines.runs import RunRecord
+from pipelines.view_scaling import scaling_of
 
 SMALL_FILES = {
     "corpus": "corpus.json",
@@ -35,6 +37,7 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
         if e.get("state") in ("done", "cached") and e["key"] in manifests
     }
     started = status.get("started", 0.0)
+    makers = Makers(store, record)
     view: dict[str, Any] = {
         "run": {
             "name": record.name,
@@ -47,10 +50,11 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
             "store": store.url,
             "tracking": info.get("mlflow") or {},
         },
-        "stages": [_stage(name, entry, made.get(name), started) for name, entry in entries.items()],
+        "stages": [_stage(name, entry, made.get(name), started, makers) for name, entry in entries.items()],
         "training": [],
         "provenance": [],
         "environment": _environment(made, info),
+        **scaling_of(store, made, makers),
     }
     for name, manifest in made.items():
         kind = manifest.get("kind", "")
@@ -72,7 +76,9 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
     return view
 
 
-def _stage(name: str, entry: dict[str, Any], manifest: dict[str, Any] | None, started: float) -> dict[str, Any]:
+def _stage(
+    name: str, entry: dict[str, Any], manifest: dict[str, Any] | None, started: float, makers: Makers
+) -> dict[str, Any]:
     found = {
         "name": name,
         "task": entry.get("task"),
@@ -85,6 +91,7 @@ def _stage(name: str, entry: dict[str, Any], manifest: dict[str, Any] | None, st
         "attempts": entry.get("attempt"),
         "decisions": [f"{d['error']}: {d['decision']}" for d in entry.get("decisions") or []],
         "made_by_run": entry.get("made_by"),
+        "maker": (makers.of(manifest) if manifest else makers.of_stage(entry)).as_json(),
     }
     if entry.get("began") and entry.get("state") not in ("cached", "pending"):
         found["started_offset_seconds"] = max(0.0, entry["began"] - started)

@@ -66,6 +66,34 @@ def number(value: Any, digits: int = 4) -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
+def power(value: Any, digits: int = 3) -> str:
+    """Of what spans decades, such as FLOPs: `1e12`, `3.16e13`."""
+    if not _is_number(value) or not math.isfinite(value) or value <= 0:
+        return number(value)
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+
+
+def amount(value: Any) -> str:
+    """A count in as little room as an axis has: `500K`, `10M`, `1.5B`."""
+    if not _is_number(value):
+        return "–"
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def interval(pair: Any, digits: int = 3, decimals: int | None = None) -> str:
+    """The limits of an interval: `0.46 to 0.53`, with `digits` significant or with so many decimals."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_number, pair)):
+        return "–"
+    if decimals is not None:
+        return " to ".join(f"{v:.{decimals}f}".replace("-", "−") for v in pair)
+    wide = max(abs(v) for v in pair)
+    return " to ".join(number(v if abs(v) > 1e-9 * wide else 0.0, digits) for v in pair)
+
+
 def nats(value: Any) -> str:
     """A cross-entropy, always with three decimals."""
     return f"{value:.3f}" if _is_number(value) and math.isfinite(value) else number(value)
@@ -88,6 +116,19 @@ def percent(value: Any) -> str:
     if not _is_number(value):
         return "–"
     return f"{value * 100:.3g} %"
+
+
+def signed_percent(value: Any) -> str:
+    """A relative difference: `+0.42 %`, `−1.3 %`."""
+    return ("+" if value > 0 else "") + percent(value).replace("-", "−") if _is_number(value) else "–"
+
+
+def flops_interval(pair: Any) -> str:
+    """Limits of compute: `1e18 to 3e20`, `from 1e18` where it has no end."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return "–"
+    low, high = (power(v) if _is_number(v) else "" for v in pair)
+    return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}" if high else "–"
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.report import curves, dag_svg, engine, numbers, watched
 from pipelines.report.data import data_section
+from pipelines.report.scaling import headline, scaling_section
 from pipelines.report.view import View
 
 STATE_WORDS = {
@@ -23,6 +24,10 @@ STATE_WORDS = {
     "pending": "waiting",
     "cancelled": "cancelled",
 }
+_FILTERS = (
+    "amount", "count", "duration", "flops_interval", "interval", "nats", "number", "percent", "power", "score",
+    "signed", "signed_percent", "size",
+)  # fmt: skip
 LARGE_CURVES = 4
 """Training stages whose curves are shown in full; the loss alone is drawn for the others."""
 SMALL_CURVES = 24
@@ -33,6 +38,7 @@ def render(view: View | Mapping[str, Any]) -> str:
     run = _map(view.get("run"))
     stages = [_stage(stage, number) for number, stage in enumerate(_list(view.get("stages")))]
     results = [_result(row) for row in _list(view.get("results")) if isinstance(row, Mapping)]
+    scaling = scaling_section(view, stages)
     counts = {state: sum(stage["state"] == state for stage in stages) for state in STATE_WORDS}
     page = {
         "run": run,
@@ -43,9 +49,10 @@ def render(view: View | Mapping[str, Any]) -> str:
         "counts": {state: number for state, number in counts.items() if number},
         "failed": [stage for stage in stages if stage["state"] == "failed"],
         "held_up": counts["skipped"] + counts["pending"],
-        "outcome": _outcome(run, counts, results),
+        "outcome": _outcome(run, counts, results, headline(scaling)),
         "results": results,
         "pretraining": [row for row in _list(view.get("pretraining")) if isinstance(row, Mapping)],
+        "scaling": scaling,
         "graph": dag_svg.graph(stages),
         "timeline": dag_svg.timeline(stages, run.get("seconds")),
         "training": _curves(_list(view.get("training")), {stage["name"]: stage.get("task") for stage in stages}),
@@ -69,7 +76,7 @@ def _environment_of_jinja() -> Any:
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    for name in ("duration", "count", "size", "number", "nats", "score", "signed", "percent"):
+    for name in _FILTERS:
         environment.filters[name] = getattr(numbers, name)
     environment.filters["flat"] = lambda value: list(_flat(_map(value)))
     environment.filters["shown"] = _shown
@@ -85,6 +92,10 @@ def _stage(stage: Any, number: int) -> dict[str, Any]:
     stage["inputs"] = [str(name) for name in _list(stage.get("inputs"))]
     stage["metrics"] = _map(stage.get("metrics"))
     stage["error"] = _map(stage.get("error"))
+    maker = _map(stage.get("maker"))
+    url = str(maker.get("url") or "")
+    stage["page"] = url if url.startswith(("http://", "https://")) else ""
+    stage["mlflow_run"] = maker.get("mlflow_run")
     stage["notes"] = [
         ", ".join(f"{key}: {_shown(value)}" for key, value in item.items()) if isinstance(item, Mapping) else str(item)
         for item in _list(stage.get("decisions"))
@@ -160,13 +171,15 @@ def _overall(counts: Mapping[str, int]) -> str:
     return "done" if any(counts.values()) else "pending"
 
 
-def _outcome(run: Mapping[str, Any], counts: Mapping[str, int], results: Sequence[Mapping[str, Any]]) -> str:
+def _outcome(
+    run: Mapping[str, Any], counts: Mapping[str, int], results: Sequence[Mapping[str, Any]], found: str = ""
+) -> str:
     """The page's first sentence: what came out, failures included."""
     total = sum(counts.values())
     state = run.get("state") or _overall(counts)
     finished = counts.get("done", 0) + counts.get("cached", 0)
     judged = [row for row in results if row["pays"] is not None]
-    parts = []
+    parts = [found] if found else []
     if judged:
         paying = sum(bool(row["pays"]) for row in judged)
         where = f"all {len(judged)}" if paying == len(judged) > 1 else f"{paying} of {len(judged)}"

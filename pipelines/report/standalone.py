@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.report import watched
 from pipelines.report.data import data_section
+from pipelines.report.scaling import scaling_section
 
 _MARGIN = 14  # pixels around a picture
 _BACKGROUND = f'<rect x="-{_MARGIN}" y="-{_MARGIN}" width="110%" height="110%" fill="#ffffff"/>'
@@ -44,6 +45,18 @@ def training_pictures(view: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for kind, picture in found.items():
             if picture:
                 yield f"plots/{kind}-{item['stage']}.svg", standalone(picture)
+
+
+def scaling_pictures(view: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(file name, SVG) of each picture that the report's section on scaling laws has; links to MLflow stay."""
+    section = scaling_section(view, ())
+    for item in section.get("variants", ()):
+        for number, chart in enumerate([*item["charts"], *item["residuals"]], start=1):
+            yield f"plots/scaling-{item['name']}-{number}.svg", standalone(chart)
+    for name in ("forest", "frontiers"):
+        found = section.get(name) or ()
+        for number, chart in enumerate([found] if isinstance(found, str) and found else found, start=1):
+            yield f"plots/scaling-{name}-{number}.svg", standalone(chart)
 
 
 def standalone(markup: str) -> str:

@@ -41,6 +41,19 @@ class ErrorView(TypedDict, total=False):
     """Path or URL of the stage's log."""
 
 
+class MakerView(TypedDict, total=False):
+    """Who made an artifact."""
+
+    run: str
+    """Name of the run in the store."""
+    mlflow_run: str
+    experiment_id: str
+    fragment: str
+    """The MLflow run's page below a server's address: `#/experiments/…/runs/…`."""
+    url: str
+    """The page itself, where a server shows it."""
+
+
 class StageView(TypedDict, total=False):
     name: str
     task: str
@@ -59,6 +72,7 @@ class StageView(TypedDict, total=False):
     decisions: list[str | dict[str, Any]]
     """What the executor decided (retry, smaller micro-batch, roll back …), as text or a flat dict."""
     made_by_run: str
+    maker: MakerView
     error: ErrorView
 
 
@@ -81,6 +95,49 @@ class TrainingView(TypedDict, total=False):
     samples: list[dict[str, Any]]
     """samples.json: {step, samples: […]}, of {pieces: [token or {truth, top: [[token, share]]}]} or {prompt, truth,
     written}."""
+
+
+class PointView(TypedDict, total=False):
+    """One run of a sweep; counts are plain numbers, `loss` in the sweep's unit."""
+
+    stage: str
+    key: str
+    run: str
+    """Label of its training curve: the model's size."""
+    line: int
+    layers: int
+    width: int
+    params: float
+    tokens: float
+    flops: float
+    loss: float
+    learning_rate: float
+    batch_tokens: float
+    steps: int
+    seconds: float
+    maker: MakerView
+    changed: str
+    """Why the artifact is no longer the one that the fit was made from; missing where it is."""
+
+
+class ScalingView(TypedDict, total=False):
+    """sweep.json and fit.json of a fit's artifact."""
+
+    stage: str
+    key: str
+    maker: MakerView
+    variant: str
+    architecture: str
+    objective: str
+    unit: str
+    points: list[PointView]
+    left_out: list[dict[str, str]]
+    """{stage, reason}."""
+    stopped: str
+    next: dict[str, Any]
+    """{flops, params, tokens, layers, width, predicted_loss, ci95}."""
+    fit: dict[str, Any]
+    """What `triptych fit --json` prints."""
 
 
 class ProvenanceView(TypedDict, total=False):
@@ -110,6 +167,11 @@ class View(TypedDict, total=False):
     published}."""
     pretraining: list[dict[str, Any]]
     """of results.json: {objective, architecture, parameters, tokens, loss, unigram, ngram, order, …}."""
+    scaling: list[ScalingView]
+    scaling_comparison: dict[str, Any]
+    """comparison.json: {variants: {name: {exponents, points, models, flops, unit}}, predictions: [{variant, stage, key,
+    flops, params, tokens, layers, width, predicted_loss, ci95, measured_loss, error, maker}], pairs: those of
+    `tasks.scaling.compare`, comparable}."""
     environment: dict[str, Any]
     """{python, packages: {name: version}, git: {commit, dirty} or text, host, cpu, …}."""
     provenance: list[ProvenanceView]
