@@ -249,7 +249,7 @@ class Tracked:
         for name, picture in (*pictures(view), *data_pictures(view), *training_pictures(view), *scaling_pictures(view)):
             self._tracker.artifact((name, picture))
         for stage in view["stages"]:
-            if str(stage.get("task")).endswith((":Pretrain", ":Report")):
+            if str(stage.get("task")).endswith((":Pretrain", ":Report", ":FitScaling", ":CompareScaling")):
                 values = numbers(stage.get("metrics") or {})
                 self._headline.update({f"{stage['name']}.{name}": value for name, value in values.items()})
 

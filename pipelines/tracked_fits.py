@@ -45,7 +45,7 @@ def cite(handle: Any, store: Store, manifest: Mapping[str, Any], makers: Makers)
             NOTE: _note(rows, sweep),
         }
     )
-    return {**metrics(fit), "points": float(len(rows)), "models": float(len({row.get("run") for row in rows}))}
+    return metrics(fit)
 
 
 def _rows(store: Store, points: Sequence[Mapping[str, Any]], makers: Makers) -> list[dict[str, Any]]:

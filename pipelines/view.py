@@ -54,7 +54,7 @@ def view_of(store: Store, record: RunRecord) -> dict[str, Any]:
         "training": [],
         "provenance": [],
         "environment": _environment(made, info),
-        **scaling_of(store, made, makers),
+        **scaling_of(store, record, made, makers),
     }
     for name, manifest in made.items():
         kind = manifest.get("kind", "")

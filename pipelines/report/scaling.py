@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ def scaling_section(view: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
         "frontiers": _frontiers(variants),
         "predictions": predictions,
         "pairs": pairs,
+        "winners": [_winner(row) for row in _mappings(comparison.get("winners"))] if len(pairs) > 1 else [],
+        "said": [str(text) for name in ("assumed", "warnings") for text in _list(comparison.get(name))],
     }
 
 
@@ -62,7 +65,7 @@ def _variant(sweep: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]],
     dots = [_dot(row, unit) for row in rows if _positive(row, "params", "tokens", "flops", "loss")]
     following = _map(sweep.get("next"))
     ahead = [p for p in predictions if p["variant"] == name] or ([_prediction(following, names)] if following else [])
-    beyond = [_predicted(p, unit) for p in ahead if _positive(p, "flops", "params", "predicted_loss")]
+    beyond = [_predicted(p, unit) for p in ahead if _positive(p, "flops", "params", "tokens", "predicted_loss")]
     main, small = charts.charts(dots, fit, beyond, unit)
     parts = {key: _map(part) for key, part in fit.items()}
     return {
@@ -83,10 +86,17 @@ def _variant(sweep: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]],
         "refused": [(key, part["refused"], part.get("remedy")) for key, part in parts.items() if part.get("refused")],
         "warnings": list(dict.fromkeys(str(w) for part in parts.values() for w in _list(part.get("warnings")))),
         "quality": [row for key, part in parts.items() if (row := _quality(key, part))],
-        "left_out": [row for row in _mappings(sweep.get("left_out"))],
+        "left_out": _mappings(sweep.get("left_out")),
+        "why_left_out": _reasons(_mappings(sweep.get("left_out"))),
         "stopped": str(sweep.get("stopped") or ""),
         "next": following,
     }
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """The commonest reasons, with how many runs each is of; a run that another one stood before has that one's."""
+    counts = Counter(str(row.get("reason") or "no reason told").rpartition("which is not made: ")[2] for row in rows)
+    return counts.most_common(2)
 
 
 def _row(point: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
@@ -124,14 +134,15 @@ def _prediction(row: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 
 def _predicted(row: Mapping[str, Any], unit: str) -> Predicted:
     low, high = row["span"] or (row["predicted_loss"], row["predicted_loss"])
-    tokens = f", D = {amount(row['tokens'])} tokens" if row["tokens"] else ""
-    about = f"{row['stage'] or 'the next run'}\nN = {amount(row['params'])} parameters{tokens}, "
+    about = f"{row['stage'] or 'the next run'}\nN = {amount(row['params'])} parameters, "
+    about += f"D = {amount(row['tokens'])} tokens, "
     about += f"C = {power(row['flops'])} FLOPs"
     about += f"\npredicted {number(row['predicted_loss'])} ({number(low)} to {number(high)}) {unit}"
     if row["measured_loss"] is not None:
         about += f"\nmeasured {number(row['measured_loss'])}, {signed_percent(row['error'])}"
     return Predicted(
-        row["flops"], row["params"], low, high, row["predicted_loss"], row["measured_loss"], about, row["href"]
+        flops=row["flops"], params=row["params"], tokens=row["tokens"], low=low, high=high, loss=row["predicted_loss"],
+        measured=row["measured_loss"], about=about, href=row["href"],
     )  # fmt: skip
 
 
@@ -245,6 +256,17 @@ def _pair(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, An
         "verdict": str(size.get("verdict") or ""),
         "losses": losses,
         "crossings": crossings,
+    }
+
+
+def _winner(row: Mapping[str, Any]) -> dict[str, Any]:
+    shares = _map(row.get("probability"))
+    return {
+        "flops": _number(row.get("flops")),
+        "lowest": row.get("lowest"),
+        "loss": _number(row.get("loss")),
+        "shares": [(str(name), share) for name, share in shares.items() if _finite(share)],
+        "decided": row.get("verdict") == row.get("lowest"),
     }
 
 

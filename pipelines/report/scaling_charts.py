@@ -44,6 +44,7 @@ class Predicted:
 
     flops: float
     params: float
+    tokens: float
     low: float
     high: float
     loss: float
@@ -221,13 +222,13 @@ def _allocation(
     more.append(("measured", "models of the sweep"))
     for ratio in (False, True):
 
-        def shown(params: Any, at: float, ratio: bool = ratio) -> Any:
-            return at / (6 * params**2) if ratio else params
+        def shown(params: Any, tokens: Any, ratio: bool = ratio) -> Any:
+            return tokens / params if ratio else params
 
-        lines = {k: [(c, float(shown(law.optimum(c)[0], c))) for c in budgets] for k, law in found.items()}
-        measured = [(d.tokens / d.params if ratio else d.params) for d in dots]
+        lines = {k: [(c, float(shown(*law.optimum(c)))) for c in budgets] for k, law in found.items()}
+        measured = [shown(d.params, d.tokens) for d in dots]
         heights = [*measured, *(v for line in lines.values() for _, v in line)]
-        heights += [shown(p.params, p.flops) for p in predicted]
+        heights += [shown(p.params, p.tokens) for p in predicted]
         title = "tokens per parameter (log scale)" if ratio else "parameters (log scale)"
         frame = Frame(x, log_axis(title, heights, amount), right=16)
         under, over = [], []
@@ -236,16 +237,16 @@ def _allocation(
                 continue
             law = found[name]
             if name == "3" or known(fit, name):
-                spans = [(c, law.interval(lambda d, c=c, law=law: shown(law.optimum(c, d)[0], c))) for c in budgets]
+                spans = [(c, law.interval(lambda d, c=c, law=law: shown(*law.optimum(c, d)))) for c in budgets]
                 under.append(frame.band([(c, *span) for c, span in spans if span], f"area {area}"))
             over.append(frame.line(lines[name], f"line {line}"))
             for m in _minima(fit, name):
                 about = f"approach {name}: {amount(m['params'])} parameters at {power(m['flops'])} FLOPs"
-                over.append(frame.dot(m["flops"], shown(m["params"], m["flops"]), f"{mark} faint", about))
+                over.append(frame.dot(m["flops"], shown(m["params"], m["tokens"]), f"{mark} faint", about))
         for dot, value in zip(dots, measured, strict=True):
             under.append(frame.dot(dot.flops, value, "measured", dot.about, dot.href))
         for p in predicted:
-            over.append(frame.dot(p.flops, shown(p.params, p.flops), "star", p.about, p.href, shape="diamond"))
+            over.append(frame.dot(p.flops, shown(p.params, p.tokens), "star", p.about, p.href, shape="diamond"))
         rows = more if ratio else [*named, *more]
         place = (frame.left + 12, frame.height - frame.bottom - 16 * len(rows) + 4)
         if not ratio:
@@ -258,7 +259,7 @@ def known(fit: Mapping[str, Any], approach: str) -> bool:
     """Whether the exponent's interval says something: one that is wider would only hide the others."""
     part = fit.get(f"approach_{approach}")
     span = (part.get("ci95") or {}).get("exponent_N") if isinstance(part, Mapping) else None
-    return bool(span) and span[1] - span[0] <= WIDE
+    return span is not None and bool(span[1] - span[0] <= WIDE)
 
 
 def _residuals(dots: Sequence[Dot], found: Mapping[str, Any]) -> Iterator[Markup]:
@@ -346,7 +347,7 @@ def forest(rows: Sequence[tuple[str, float, Sequence[float] | None, bool]]) -> M
 def _minima(fit: Mapping[str, Any], approach: str) -> list[dict[str, float]]:
     part = fit.get(f"approach_{approach}")
     rows = part.get("minima") if isinstance(part, Mapping) else None
-    fields = ("flops", "params", "loss")
+    fields = ("flops", "params", "tokens", "loss")
     usable = [
         r for r in rows or () if isinstance(r, Mapping) and all(isinstance(r.get(f), int | float) for f in fields)
     ]

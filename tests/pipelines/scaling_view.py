@@ -150,6 +150,9 @@ def scaling_view() -> dict[str, Any]:
                 "exponents": {"approach_3": {"exponent_N": {"value": 0.47, "ci95": [0.4, 0.53]},
                                              "exponent_D": {"value": 0.53, "ci95": [0.47, 0.6]}}}}},
             "predictions": predictions,
-            "pairs": [pair],
+            "pairs": [pair, {**pair, "b": "encoder", "losses": [], "crossover": None}],
+            "winners": [{"flops": 1.6e15, "lowest": "decoder", "loss": 2.61, "verdict": "decoder",
+                         "probability": {"decoder": 0.99, "prefix-lm": 0.01}}],
+            "assumed": ["each variant is at its own compute-optimal size"],
         },
     }  # fmt: skip

@@ -41,6 +41,8 @@ def test_the_page_shows_fits_predictions_and_pairs() -> None:
         "decoder-w512-c6",
         "inside the interval",
         "decoder or prefix-lm, each at its optimal size",
+        "decoder 99 %, prefix-lm 1 %",
+        "Each variant is at its own compute-optimal size.",
         "prefix-lm may overtake decoder: the best estimates do not cross",
     ):
         assert words in text, words
