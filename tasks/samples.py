@@ -1,4 +1,5 @@
-"""What a model says of a few held-out examples, as it learns: predictions at masks, or texts that it writes.
+"""What a model says of a few held-out examples, as it learns: predictions at masks, texts that it writes, or which
+tokens it takes for replaced ones.
 
 The same examples each time: the first of the validation split, with the masks that validation has. Predictions are the
 most probable ones, so nothing is drawn, and training goes on as if nobody had looked.
@@ -26,6 +27,8 @@ class Sampler:
     """Asks a model (in evaluation mode) about the examples; a list of dicts, JSON values.
 
     A masked row is {"pieces": [token, …]}, with {"truth": token, "top": [[token, probability], …]} at labelled places.
+    A row with replaced tokens (ELECTRA) is {"pieces": [{"token", "replaced": the discriminator's probability that it is
+    no original, "truth": the original, where it is none}, …]}: what the generator puts at validation's masks.
     A written text is {"prompt", "truth", "written"}: of a decoder the row's continuation, otherwise the targets.
     A model whose head gives no probabilities of tokens has no samples: [].
     """
@@ -46,21 +49,47 @@ class Sampler:
 
         if isinstance(model, LanguageModel) and self.architecture != "encoder":
             return [self._written(model, row) for row in range(len(self.batch["input_ids"]))]
+        if hasattr(model, "discriminator"):
+            return self._detected(model)
         return self._masked(model) if hasattr(model, "labelled_logits") else []
 
-    def _masked(self, model: Any) -> list[dict[str, Any]]:
-        import numpy as np
+    def _tensors(self, model: Any) -> dict[str, Any]:
         import torch
 
         device = next(model.parameters()).device
-        batch = {name: torch.from_numpy(array).to(device) for name, array in self.batch.items()}
+        return {name: torch.from_numpy(array).to(device) for name, array in self.batch.items()}
+
+    def _detected(self, model: Any) -> list[dict[str, Any]]:
+        batch = self._tensors(model)
+        _, filled_BL = model.generate(batch)
+        seen = {name: batch[name] for name in ("attention_mask", "segment_ids", "position_ids") if name in batch}
+        shares_BL = model.discriminator.replaced_logits({**seen, "input_ids": filled_BL}).sigmoid()
+        rows = []
+        for ids, truths, shares, mask in zip(
+            filled_BL.tolist(), batch["original_ids"].tolist(), shares_BL.tolist(), self._seen(), strict=True
+        ):
+            pieces = [
+                {"token": self.tokens[i], "replaced": round(p, 4)} | ({"truth": self.tokens[t]} if i != t else {})
+                for i, t, p, visible in zip(ids, truths, shares, mask, strict=True)
+                if visible
+            ]
+            rows.append({"pieces": pieces[:SHOWN_TOKENS]})
+        return rows
+
+    def _seen(self) -> Any:
+        """[B, L]: False at padding."""
+        import numpy as np
+
+        return self.batch.get("attention_mask", np.ones_like(self.batch["labels"]))
+
+    def _masked(self, model: Any) -> list[dict[str, Any]]:
+        batch = self._tensors(model)
         logits_NV, _ = model.labelled_logits(batch)
         best = logits_NV[:, : model.config.vocab_size].float().softmax(-1).topk(CANDIDATES)
         found = iter(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        mask = self.batch.get("attention_mask", np.ones_like(self.batch["labels"]))
         rows = []
         for ids, labels, seen in zip(
-            self.batch["input_ids"].tolist(), self.batch["labels"].tolist(), mask, strict=True
+            self.batch["input_ids"].tolist(), self.batch["labels"].tolist(), self._seen(), strict=True
         ):
             pieces: list[Any] = []
             for token, label, visible in zip(ids, labels, seen, strict=True):
@@ -106,15 +135,19 @@ class Sampler:
 
 
 def spaced(pieces: list[Any]) -> list[tuple[str, Any]]:
-    """(space before it or none, piece): plain tokens read without the `##`, `Ġ` and `▁` that say where words begin."""
-    plain = [piece for piece in pieces if isinstance(piece, str)]
-    marks_begin = any(piece.startswith(_BEGINS) for piece in plain)
+    """(space before it or none, piece): tokens of a text read without the `##`, `Ġ` and `▁` that say where words begin.
+
+    A piece is a token, a place with a "truth", or a "token" with the probability that it is "replaced".
+    """
+    shown = [piece if isinstance(piece, str) else piece.get("token", "") for piece in pieces]
+    marks_begin = any(token.startswith(_BEGINS) for token in shown)
     found = []
-    for piece in pieces:
-        token = piece if isinstance(piece, str) else piece["truth"]
-        begins = token.startswith(_BEGINS) if marks_begin else not token.startswith("##")
-        if isinstance(piece, str) and marks_begin == begins:
-            piece = token[1:] if marks_begin else token.removeprefix("##")
+    for piece, token in zip(pieces, shown, strict=True):
+        whole = token or piece["truth"]
+        begins = whole.startswith(_BEGINS) if marks_begin else not whole.startswith("##")
+        if token and marks_begin == begins:
+            token = token[1:] if marks_begin else token.removeprefix("##")
+            piece = token if isinstance(piece, str) else {**piece, "token": token}
         found.append((" " if begins else "", piece))
     return found
 
@@ -139,19 +172,34 @@ def as_html(step: int, samples: list[Mapping[str, Any]]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1><p class=note>Held-out examples. At a masked place: the model's first choice and its "
-        f"probability, then the true token where it is another.</p>{''.join(parts)}</html>\n"
+        f"probability, then the true token where it is another. A token that a generator put in: the model's "
+        f"probability that it is no original, then the original; without one it is an original that the model takes "
+        f"for replaced.</p>{''.join(parts)}</html>\n"
     )
 
 
 def _place(place: Mapping[str, Any]) -> str:
     from html import escape
 
+    if "token" in place:
+        return _judged(place)
     token, probability = place["top"][0]
     right = token == place["truth"]
     rest = ", ".join(f"{t} {p:.0%}" for t, p in place["top"][1:])
     truth = "" if right else f' <i class="truth">{escape(place["truth"])}</i>'
     kind = "right" if right else "wrong"
     return f'<b class="{kind}" title="{escape(rest)}">{escape(token)} <small>{probability:.0%}</small></b>{truth}'
+
+
+def _judged(place: Mapping[str, Any]) -> str:
+    from html import escape
+
+    token, share, truth = escape(place["token"]), place["replaced"], place.get("truth")
+    if share < 0.5 and truth is None:
+        return f'<span title="{share:.0%}">{token}</span>'
+    kind = "right" if (share >= 0.5) == (truth is not None) else "wrong"
+    original = f' <i class="truth">{escape(truth)}</i>' if truth is not None else ""
+    return f'<b class="{kind}">{token} <small>{share:.0%}</small></b>{original}'
 
 
 _STYLE = """

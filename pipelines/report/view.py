@@ -93,8 +93,8 @@ class TrainingView(TypedDict, total=False):
     updates: list[dict[str, Any]]
     """updates.jsonl: {step, layers: {layer: [update ratio, weight norm, gradient norm]}}."""
     samples: list[dict[str, Any]]
-    """samples.json: {step, samples: […]}, of {pieces: [token or {truth, top: [[token, share]]}]} or {prompt, truth,
-    written}."""
+    """samples.json: {step, samples: […]}, of {prompt, truth, written}, or {pieces: […]} of tokens,
+    {truth, top: [[token, share]]} or {token, replaced: share, truth?}."""
 
 
 class PointView(TypedDict, total=False):

@@ -119,26 +119,30 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     if "pieces" not in sample:
         return {name: str(sample.get(name, "")) for name in ("prompt", "written", "truth")}
     pieces = []
-    known = [p if isinstance(p, Mapping) and "truth" in p else str(p) for p in sample["pieces"]]
+    known = [p if isinstance(p, Mapping) and {"truth", "token"} & set(p) else str(p) for p in sample["pieces"]]
     for space, piece in spaced(known):
         if not isinstance(piece, Mapping):
             pieces.append({"text": space + piece})
-            continue
-        top = piece.get("top") or [["", 0.0]]
-        others = ", ".join(f"{token} {percent(share)}" for token, share in top[1:])
-        first, share = top[0]
-        pieces.append(
-            {
-                "space": space,
-                "text": first,
-                "share": percent(share),
-                "others": others,
-                "truth": piece.get("truth"),
-                "masked": True,
-            }
-            | {"right": first == piece.get("truth")}
-        )
+        else:
+            pieces.append({"space": space, **(_judged(piece) if "token" in piece else _predicted(piece))})
     return {"pieces": pieces}
+
+
+def _predicted(piece: Mapping[str, Any]) -> dict[str, Any]:
+    """A masked place: the model's first choice, and the truth where it is another."""
+    (first, share), *rest = piece.get("top") or [["", 0.0]]
+    others = ", ".join(f"{token} {percent(p)}" for token, p in rest)
+    right = first == piece.get("truth")
+    about = {"text": first, "share": percent(share), "others": others, "right": right, "masked": True}
+    return {**about, "truth": None if right else piece.get("truth")}
+
+
+def _judged(piece: Mapping[str, Any]) -> dict[str, Any]:
+    """A token that may be a replacement: the discriminator's probability, and the original where it is one."""
+    share, truth = piece.get("replaced") or 0.0, piece.get("truth")
+    told = truth is not None or share >= 0.5
+    about = {"text": piece["token"], "share": percent(share), "others": "" if told else percent(share), "masked": told}
+    return {**about, "right": (share >= 0.5) == (truth is not None), "truth": truth, "judged": True}
 
 
 def _figure(caption: str, height: float, drawn: Sequence[str]) -> Markup:

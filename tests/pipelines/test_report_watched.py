@@ -42,6 +42,8 @@ UPDATES = [
 SAMPLES: list[dict[str, Any]] = [
     {"step": 100, "samples": [{"pieces": ["[CLS]", {"truth": "<cat>", "top": [["<dog>", 0.5], ["cow", 0.25]]}]}]},
     {"step": 200, "samples": [{"pieces": ["[CLS]", {"truth": "<cat>", "top": [["<cat>", 0.75], ["cow", 0.125]]}]}]},
+    {"step": 250, "samples": [{"pieces": [{"token": "a<", "replaced": 0.02}, {"token": "x", "replaced": 0.7}]}]},
+    {"step": 260, "samples": [{"pieces": [{"token": "y", "replaced": 0.9, "truth": "z&"}]}]},
     {"step": 300, "samples": [{"prompt": "one two", "written": "three", "truth": "four & five"}]},
 ]
 
@@ -61,6 +63,8 @@ def test_the_page_shows_it() -> None:
     assert page.index("after 300 steps") < page.index("after 100 steps"), "the newest first"
     assert "model FLOPs per token × tokens/s ÷ (workers × peak FLOP/s of one)" in page
     assert '<b class="right" title="cow 12.5 %">&lt;cat&gt; <small>75 %</small></b>' in page
+    assert '<span title="2 %">a&lt;</span> <b class="wrong" title="">x <small>70 %</small></b></p>' in page
+    assert '<b class="right" title="">y <small>90 %</small></b> <i>z&amp;</i>' in page
     assert "&lt;dog&gt;" in page and "four &amp; five" in page and "<cat>" not in page
 
 

@@ -23,6 +23,7 @@ from tests.tasks.stage import run_stage
 WORDS = ["<soup>", "salt", "bread", "water", "stone", "house", "river", "seven"]
 KINDS = {
     "mlm": ("encoder", "words", {"kind": "mlm"}),
+    "rtd": ("encoder", "words", {"kind": "rtd"}),
     "causal": ("decoder", "words", {"kind": "causal"}),
     "prefix": ("prefix-lm", "words", {"kind": "prefix"}),
     "span-corruption": ("encoder-decoder", "letters", {"kind": "span-corruption"}),
@@ -54,7 +55,8 @@ def asked(made: dict[str, Path], kind: str):
     torch.manual_seed(0)
     config = preset("modern-tiny", layers=1, width=32, heads=2, ff_width=64, max_length=96)
     config = config.model_copy(update={"architecture": architecture, "vocab_size": reader.info["vocab_size"]})
-    model = build_model(config, {"name": "language-model", "settings": reader.info["objective"]}).eval()
+    head = reader.settings.head
+    model = build_model(config, {"name": head, "settings": reader.info["objective"]}).eval()
     return reader, model, Sampler(reader, made[tokenizer] / "tokenizer.json")
 
 
@@ -70,6 +72,25 @@ def test_masked_rows_show_the_truth_and_the_models_first_choices(made):
     assert all(0 <= p <= 1 for place in places for _, p in place["top"])
     plain = [piece for row in rows for piece in row["pieces"] if isinstance(piece, str)]
     assert "salt" in plain and "[PAD]" not in plain
+
+
+def test_replaced_tokens_have_the_discriminators_probability(made):
+    reader, model, sampler = asked(made, "rtd")
+    before = torch.get_rng_state()
+    rows = sampler(model)
+    assert torch.equal(torch.get_rng_state(), before), "nothing is drawn"
+    batch = {k: torch.from_numpy(v) for k, v in reader.batch(np.stack([np.zeros(4, int), np.arange(4)], 1)).items()}
+    _, filled = model.generate(batch)
+    visible = batch["attention_mask"].bool()
+    pieces = [piece for row in rows for piece in row["pieces"]]
+    tokens = reader.vocabulary.tokens
+    assert [piece["token"] for piece in pieces] == [tokens[i] for i in filled[visible].tolist()]
+    original = batch["original_ids"][visible].tolist()
+    assert [piece.get("truth", piece["token"]) for piece in pieces] == [tokens[i] for i in original]
+    assert any("truth" in piece for piece in pieces), "an untrained generator hits few"
+    seen = {"attention_mask": batch["attention_mask"], "input_ids": filled}
+    expected = model.discriminator.replaced_logits(seen)[visible].sigmoid().tolist()
+    assert [piece["replaced"] for piece in pieces] == pytest.approx(expected, abs=1e-4)  # four digits are kept
 
 
 @pytest.mark.parametrize("kind", ["causal", "prefix", "span-corruption"])
@@ -93,13 +114,18 @@ def test_rows_read_as_text():
     place = {"truth": "##s", "top": [["##s", 0.5]]}
     assert spaced(["[CLS]", "cat", place, "##y"]) == [(" ", "[CLS]"), (" ", "cat"), ("", place), ("", "y")]
     place = {"truth": "Ġdog", "top": [["Ġdog", 0.5]]}
+    judged = [{"token": "Ġa", "replaced": 0.1}, {"token": "s", "replaced": 0.9, "truth": "Ġb"}]
+    assert spaced(judged) == [(" ", {"token": "a", "replaced": 0.1}), ("", judged[1])]
     assert spaced(["Ġa", place, "s", "##"]) == [(" ", "a"), (" ", place), ("", "s"), ("", "##")]
 
 
 def test_the_page_escapes_what_it_shows(made):
     rows = [{"pieces": ["<soup>", {"truth": "<b>", "top": [["<i>", 0.5], ["x", 0.25]]}]}]
+    rows += [{"pieces": [{"token": "<u>", "replaced": 0.9, "truth": "<s>"}, {"token": "<v>", "replaced": 0.25}]}]
     rows += [{"prompt": "<p>", "truth": "<q>", "written": "<r>"}]
     page = as_html(1200, rows)
     for text in ("<soup>", "<i>", "<q>", "<r>"):
         assert text not in page.partition("</style>")[2].replace('<i class="truth">', "")
+    assert '<b class="right">&lt;u&gt; <small>90%</small></b> <i class="truth">&lt;s&gt;</i>' in page
+    assert '<span title="25%">&lt;v&gt;</span>' in page
     assert "&lt;soup&gt;" in page and "after 1,200 steps" in page
