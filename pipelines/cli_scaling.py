@@ -44,6 +44,23 @@ def fit(
     flops: Annotated[str, _column("flops", "Training compute.")] = "flops",
     unique_tokens: Annotated[str, _column("unique-tokens", "Tokens without repetition.")] = "unique_tokens",
     run: Annotated[str, _column("run", "Whose training curve a row is on.")] = "run",
+    unit: Annotated[str, _column("unit", "What its losses are counted in, one value a file.")] = "unit",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="OTHER.csv", help="Fit it, too, and say which wins where; repeatable."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="COLUMN", help="Compare the values of a column of FILE, each fitted.")
+    ] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--at", metavar="FLOPS", help="Compare losses at this compute; repeatable. [default: largest × 1 to 1000]"
+        ),
+    ] = None,
+    not_comparable: Annotated[
+        bool, typer.Option("--not-comparable", help="Losses are of different units: compare exponents alone.")
+    ] = False,
     where: WhereOption = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave out rows that hold no positive number, with a warning.")
@@ -57,24 +74,22 @@ def fit(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Fit scaling laws to measurements: Chinchilla's three approaches, Kaplan's forms, with intervals."""
+    """Fit scaling laws to measurements: Chinchilla's three approaches, Kaplan's forms, with intervals; compare them."""
     import os
 
-    from pipelines.fits import open_tracker, track, write_folder
-    from tasks.scaling.fit import as_json, fit_all, fit_names
-    from tasks.scaling.points import Columns, read_points
+    from pipelines.fits import Comparing, open_tracker, pictures_of, result_of, track, write_folder
+    from tasks.scaling.points import Columns
+    from tasks.scaling.variants import fit_variants, read_all
 
-    columns = Columns(params, tokens, loss, flops, unique_tokens, run)
-    points = read_points(file, columns, where or (), skip_invalid=skip_invalid)
-    names = fit_names(approach, points)
+    columns = Columns(params, tokens, loss, flops, unique_tokens, run, unit)
+    comparing = Comparing(tuple(compare or ()), by, tuple(at or ()), not not_comparable)
+    comparing.check(approach)
+    variants = read_all(file, comparing.files, by, columns, where or (), skip_invalid=skip_invalid)
+    comparing.check_units(variants)
     tracker = open_tracker(tracking or os.environ.get("TRIPTYCH_TRACKING"), store)
-    found, refused = fit_all(points, names, bootstrap=bootstrap, seed=seed)
-    result = as_json(points, found, refused)
-    drawn: list[tuple[str, bytes]] = []
-    if tracker or out:
-        from tasks.scaling.plots import pictures
-
-        drawn = list(pictures(points, found))
+    fitted = fit_variants(variants, approach, bootstrap=bootstrap, seed=seed)
+    result = result_of(fitted, comparing)
+    drawn = pictures_of(fitted, result) if tracker or out else []
     if out:
         write_folder(Path(out).expanduser(), result, drawn)
     tracked = ""
@@ -85,15 +100,23 @@ def fit(
             "bootstrap": bootstrap,
             "seed": seed,
             "where": list(where or ()),
+            "columns": columns._asdict(),
+            **comparing.settings(),
         }
-        tracked = track(tracker, points, settings | {"columns": columns._asdict()}, result, drawn)
+        tracked = track(tracker, variants, settings, result, drawn)
     if json:
         show_json(result)
         return
-    from pipelines.display_scaling import fit_lines
+    from pipelines.display_scaling import comparison_lines, fit_lines
 
-    for line in fit_lines(points, result):
-        typer.echo(line)
+    for name, points in variants.items():
+        if len(variants) > 1:
+            typer.echo(f"\n=== {name}")
+        for line in fit_lines(points, result["variants"][name] if "variants" in result else result):
+            typer.echo(line)
+    if "comparison" in result:
+        for line in comparison_lines(result["comparison"]):
+            typer.echo(line)
     if out:
         typer.echo(f"\nin {out}: fit.json, {', '.join(name for name, _ in drawn)}")
     if tracked:

@@ -45,6 +45,94 @@ def fit_lines(points: Any, result: Mapping[str, Any]) -> Iterator[str]:
             yield f"\n{name}: refused. {part['refused']}" + (f"; {part['remedy']}" if part["remedy"] else "")
 
 
+def comparison_lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Variants compared, for a person: exponents, losses at budgets, crossovers, what is assumed."""
+    assumed: dict[str, None] = {}
+    for approach, part in found.items():
+        for pair in part["pairs"]:
+            yield f"\n{pair['a']} against {pair['b']}: {approach.replace('_', ' ')}"
+            yield from _exponent_lines(pair)
+            yield from _loss_lines(pair)
+            yield from _crossover_lines(pair)
+        if len(part["variants"]) > 2 and part["winners"]:
+            yield f"\nlowest of all: {approach.replace('_', ' ')}"
+            yield from _winner_lines(part)
+        for warning in part["warnings"]:
+            yield f"  warning: {warning}"
+        assumed |= dict.fromkeys(part["assumed"])
+    yield "\nassumed: " + "; ".join(assumed)
+
+
+def _exponent_lines(pair: Mapping[str, Any]) -> Iterator[str]:
+    a, b = pair["a"], pair["b"]
+    wide = max(10, len(a), len(b)) + 2
+    yield f"  {'':<12}{a:>{wide}}{b:>{wide}}{'difference':>13}  {'95 %':<22}{'P(first larger)':<17}larger"
+    for name, row in pair["exponents"].items():
+        values = "".join(f"{row['values'][n]:>{wide}.4g}" for n in (a, b))
+        yield f"  {name:<12}{values}{row['difference']:>+13.3g}  {_sure(row, 'probability_larger', 17)}"
+
+
+def _loss_lines(pair: Mapping[str, Any]) -> Iterator[str]:
+    a, b = pair["a"], pair["b"]
+    if not pair["losses"]:
+        return
+    wide = max(10, len(a), len(b)) + 2
+    yield "  optimal loss at a budget"
+    yield f"  {'FLOPs':<12}{a:>{wide}}{b:>{wide}}{'difference':>13}  {'95 %':<22}{'P(first lower)':<17}lower"
+    for row in pair["losses"]:
+        values = "".join(f"{row['values'][n]:>{wide}.4g}" for n in (a, b))
+        flops = f"{row['flops']:.3g}" + ("*" if row["extrapolated"] else "")
+        yield f"  {flops:<12}{values}{row['difference']:>+13.3g}  {_sure(row, 'probability_lower', 17)}"
+        behind, ahead = (a, b) if row["difference"] > 0 else (b, a)
+        times = row["compute_multiplier"][behind]
+        value = "never reaches" if times["value"] is None else f"needs {times['value']:.3g} times the compute for"
+        span = f" ({_open(times['ci95'])})" if times["ci95"] else ""
+        yield f"  {'':<12}{behind} {value} the loss of {ahead}{span}"
+    if any(row["extrapolated"] for row in pair["losses"]):
+        yield "  * beyond ten times the largest compute that both were measured at: extrapolated"
+
+
+def _crossover_lines(pair: Mapping[str, Any]) -> Iterator[str]:
+    if (crossover := pair["crossover"]) is None:
+        return
+    low, high = crossover["searched"]
+    range_ = f"between {low:.2g} and {high:.2g} FLOPs"
+    for cross in crossover["found"]:
+        told = [f"95 %: {_open(cross['ci95'])}"] if cross["ci95"] and any(cross["ci95"]) else []
+        told += [f"in {100 * cross['share']:.0f} % of the draws"] if cross["share"] is not None else []
+        if cross["flops"] is None:
+            yield f"  crossover to {cross['after']}: not by the best estimates; {', '.join(told)} {range_}"
+        else:
+            told += ["extrapolated"] if cross["extrapolated"] else []
+            yield f"  crossover: {cross['after']} is lower from {cross['flops']:.3g} FLOPs on ({', '.join(told)})"
+    if not crossover["found"]:
+        share = "" if crossover["share"] is None else f" (in {100 * crossover['share']:.0f} % of the draws)"
+        yield f"  no crossover {range_}{share}"
+
+
+def _winner_lines(part: Mapping[str, Any]) -> Iterator[str]:
+    far = {row["flops"] for row in part["budgets"] if row["extrapolated"]}
+    for row in part["winners"]:
+        flops = f"{row['flops']:.3g}" + ("*" if row["flops"] in far else "")
+        shares = sorted((row["probability"] or {}).items(), key=lambda item: -item[1])
+        told = ", ".join(f"{name} {share:.2f}" for name, share in shares)
+        yield f"  {flops:<12}{row['lowest']:<14}{row['loss']:>10.4g}   P: {told or '–'}   {row['verdict']}"
+
+
+def _sure(row: Mapping[str, Any], probability: str, wide: int) -> str:
+    span = "–" if row["ci95"] is None else f"{row['ci95'][0]:.3g} to {row['ci95'][1]:.3g}"
+    share = "–" if row[probability] is None else f"{row[probability]:.3f}"
+    return f"{span:<22}{share:<{wide}}{row['verdict']}"
+
+
+def _open(pair: Sequence[float | None]) -> str:
+    """An interval whose ends may lie below all that was searched, or at no compute at all."""
+    low, high = pair
+    first = ("never" if high is None else "below the range") if low is None else f"{low:.3g}"
+    second = "never" if high is None else f"{high:.3g}"
+    return first if first == second else f"{first} to {second}"
+
+
 def budget_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """`triptych budget` for a person."""
     yield f"{found[0]['budget']['said']}: {found[0]['budget']['flops']:.3g} FLOPs"

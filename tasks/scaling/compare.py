@@ -29,6 +29,8 @@ FEWEST = 20
 """Draws below which no interval is told."""
 SHOWN = 0.05
 """Share of the draws with a crossover from which on it is told, though the best estimates have none."""
+NOUGHT = 1e-3
+"""Share of the loss below which an irreducible loss counts as zero."""
 UNDECIDED = "undecided"
 
 
@@ -86,7 +88,7 @@ def compare(laws: Mapping[str, Law], *, comparable: bool, budgets: Sequence[floa
     if len(laws) < 2:
         raise BadConfig(f"{len(laws)} variants to compare, expected two or more")
     if comparable:
-        check_units(laws)
+        check_units({name: law.unit for name, law in laws.items()})
     common = min((law.largest_flops for law in laws.values() if law.largest_flops), default=None)
     spent = _budgets(budgets, common)
     variants = [_Variant(name, law, _shuffled(name, law)) for name, law in laws.items()]
@@ -105,16 +107,19 @@ def compare(laws: Mapping[str, Law], *, comparable: bool, budgets: Sequence[floa
     }
 
 
-def check_units(laws: Mapping[str, Law]) -> None:
-    """Refuse to compare losses of different units, as far as the laws say which they are.
+def check_units(units: Mapping[str, str]) -> None:
+    """Refuse to compare losses of different units.
+
+    Args:
+        units: {variant: unit of its losses}, empty where that is not known.
 
     Raises:
-        BadConfig: two laws name different units.
+        BadConfig: two variants name different units.
     """
-    units = {name: law.unit for name, law in laws.items() if law.unit}
-    if len(set(units.values())) > 1:
+    known = {name: unit for name, unit in units.items() if unit}
+    if len(set(known.values())) > 1:
         raise BadConfig(
-            f"losses of different units cannot be compared: {'; '.join(f'{n} in {u}' for n, u in units.items())}",
+            f"losses of different units cannot be compared: {'; '.join(f'{n} in {u}' for n, u in known.items())}",
             "measure all variants in bits per byte, or by one examination; or compare their exponents only "
             "(--not-comparable)",
         )
@@ -159,8 +164,8 @@ def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], li
     ]
     if comparable:
         unit = next((v.law.unit for v in variants if v.law.unit), "")
-        silent = [v.name for v in variants if not v.law.unit]
-        what = f"all losses are {unit}" if unit and not silent else "all losses are of one unit"
+        named = all(v.law.unit for v in variants)
+        what = f"all losses are in {unit}" if named else "all losses are of one unit"
         told.append(f"{what}, on one examination (the same text by the same tokenizer, or bits per byte)")
     else:
         told.append("losses are not comparable: exponents alone are compared")
@@ -171,10 +176,13 @@ def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], li
         warnings.append(f"laws of different approaches ({', '.join(sorted(names))}), whose biases differ")
     if blind := [v.name for v in variants if v.size < FEWEST]:
         warnings.append(f"no intervals for {', '.join(blind)}: nothing is decided")
+    if comparable and (silent := [v.name for v in variants if v.law.frontier() is None]):
+        warnings.append(f"no loss by the laws of {', '.join(silent)}: exponents alone are compared; take approach 3")
     for v in variants if comparable else ():
-        if (found := v.law.frontier()) is None:
-            warnings.append(f"the law of {v.name} ({v.law.name}) predicts no loss: take approach 3")
-        elif v.law.largest_flops and found.floor < 1e-3 * v.law.optimal_loss(v.law.largest_flops) and v.law.has_surface:
+        found = v.law.frontier()
+        if not found or not v.law.has_surface or not v.law.largest_flops:
+            continue
+        if found.floor < NOUGHT * found.loss(v.law.largest_flops):
             warnings.append(
                 f"E of {v.name} is not identified (its estimate is zero): beyond the measured range its loss is not to "
                 "be predicted"

@@ -1,4 +1,7 @@
-"""Pictures of a fit, as SVG: IsoFLOP parabolas, the envelope, contours with the efficient frontier, residuals."""
+"""Pictures of a fit, as SVG: IsoFLOP parabolas, the envelope, contours with the efficient frontier, residuals.
+
+And one of several fits: the optimal loss of each variant by compute, and where they cross.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from tasks.scaling.approach2 import parabolas
 from tasks.scaling.curves import curves
 from tasks.scaling.estimate import Fit
-from tasks.scaling.laws import Law, law_of
+from tasks.scaling.laws import FAR, Law, law_of
 from tasks.scaling.points import Points
 
 
@@ -28,6 +31,75 @@ def pictures(points: Points, found: Mapping[str, Fit]) -> Iterator[tuple[str, by
     for name in ("approach_3", "over_training", "data_constrained", "kaplan_ND"):
         if name in found:
             yield f"residuals-{name}.svg", _residuals(points, found[name])
+
+
+def comparison_picture(laws: Mapping[str, Law], points: Mapping[str, Points], found: Mapping[str, Any]) -> bytes:
+    """SVG of the optimal loss by compute with 95 % bands, crossovers, and differences to the first variant.
+
+    Args:
+        laws: {variant: a law with a surface}, two or more.
+        points: the measurements of each.
+        found: what `tasks.scaling.compare.compare` says of these laws, losses included.
+    """
+    figure = _figure(7.5, 6.5)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    largest = max(row["flops"] for row in found["budgets"])
+    smallest = min(float(points[name].flops.min()) for name in laws)
+    c = np.geomspace(smallest, 2 * max(largest, 10 * smallest), 60)
+    first = next(iter(laws))
+    for number, (name, law) in enumerate(laws.items()):
+        colour = f"C{number}"
+        above.scatter(points[name].flops, points[name].loss, s=6, color=colour, alpha=0.25, linewidths=0)
+        above.plot(c, law.optimal_loss(c), color=colour, label=name)
+        if law.draws:
+            above.fill_between(c, *_loss_band(law, c), color=colour, alpha=0.15, linewidth=0)
+        below.plot(c, law.optimal_loss(c) - laws[first].optimal_loss(c), color=colour)
+    for pair in found["pairs"]:
+        for row in pair["losses"] if pair["a"] == first else ():
+            if row["ci95"]:
+                number, (low, high) = list(laws).index(pair["b"]), row["ci95"]
+                at = row["flops"] * 1.1 ** (number - 1)  # side by side
+                below.plot([at, at], [-high, -low], color=f"C{number}", linewidth=3, alpha=0.4)
+        for cross in pair["crossover"]["found"]:
+            if cross["flops"] is not None and c[0] <= cross["flops"] <= c[-1]:
+                _mark(above, cross, float(laws[pair["a"]].optimal_loss(cross["flops"])), c)
+    if common := found["largest_common_flops"]:
+        for axes in (above, below):
+            axes.axvline(common, color="grey", linestyle=":", linewidth=1)
+            axes.axvspan(FAR * common, c[-1], color="grey", alpha=0.08, linewidth=0)
+        above.plot([], [], color="grey", linestyle=":", label="largest measured; shaded: extrapolated")
+    every = np.concatenate([law.optimal_loss(c) for law in laws.values()])
+    unit = found["unit"] or "unit of the files"
+    above.set(
+        xscale="log", yscale="log", ylabel=f"loss, {unit}", title="Loss of the compute-optimal model, 95 % intervals",
+        xlim=(c[0], c[-1]), ylim=(0.97 * every.min(), 1.05 * every.max()),
+    )  # fmt: skip
+    below.axhline(0, color="k", linewidth=0.8)
+    below.set(xlabel="training compute, FLOPs", ylabel=f"difference to {first}")
+    above.legend(fontsize=8)
+    above.yaxis.set_major_formatter("{x:g}")
+    above.yaxis.set_minor_formatter("{x:g}")
+    for axes in (above, below):
+        axes.grid(alpha=0.3, which="both")
+    return _svg(figure)
+
+
+def _mark(axes: Any, cross: Mapping[str, Any], loss: float, c: np.ndarray) -> None:
+    """A crossover, with its interval as far as the picture goes."""
+    label = f"{cross['after']} lower than {cross['before']} from {cross['flops']:.2g} FLOPs"
+    axes.plot(cross["flops"], loss, "kX", markersize=8, label=label)
+    if cross["ci95"]:
+        low, high = cross["ci95"]
+        axes.plot([max(low or c[0], c[0]), min(high or c[-1], c[-1])], [loss, loss], "k-", linewidth=1)
+
+
+def _loss_band(law: Law, flops: np.ndarray) -> np.ndarray:
+    """[2, budgets]: 95 % interval of the optimal loss."""
+    return np.array([law.interval(lambda d, c=c: law.optimal_loss(c, d)) or (np.nan, np.nan) for c in flops]).T
+
+
+def _loss_label(points: Points) -> str:
+    return f"loss, {points.unit or 'nats per token'}"
 
 
 def _figure(width: float, height: float) -> Any:
@@ -70,7 +142,7 @@ def _isoflop(points: Points, fit: Fit) -> bytes:
     lowest = min(float(x["loss"].min()) for x in lines)
     highest = max(float(x["loss"][x["inside"]].max()) for x in lines)
     axes.set(
-        xscale="log", xlabel="parameters", ylabel="loss, nats per token", title="IsoFLOP lines and their parabolas",
+        xscale="log", xlabel="parameters", ylabel=_loss_label(points), title="IsoFLOP lines and their parabolas",
         ylim=(lowest - 0.03 * (highest - lowest), highest + 0.1 * (highest - lowest)),
     )  # fmt: skip
     axes.legend(title="FLOPs", fontsize=7, ncols=2)
@@ -89,7 +161,7 @@ def _envelope(points: Points, fit: Fit) -> bytes:
     rows = fit.diagnostics["minima"]
     axes.plot([r["flops"] for r in rows], [r["loss"] for r in rows], "k-", linewidth=2, label="envelope")
     axes.set(
-        xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="loss, nats per token",
+        xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel=_loss_label(points),
         title="Training curves by model size, and their envelope",
     )  # fmt: skip
     axes.legend()
@@ -116,7 +188,7 @@ def _contours(points: Points, fit: Fit) -> bytes:
         axes.fill_between(c[::8], low, high, color="r", alpha=0.15, label="95 % interval")
     axes.set(
         xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="parameters", xlim=(c[0], c[-1]),
-        ylim=(n[0], n[-1]), title="Loss (nats per token) by compute and size",
+        ylim=(n[0], n[-1]), title=f"Loss ({points.unit or 'nats per token'}) by compute and size",
     )  # fmt: skip
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)

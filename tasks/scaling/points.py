@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +38,19 @@ class Columns(NamedTuple):
     flops: str = "flops"
     unique_tokens: str = "unique_tokens"
     run: str = "run"
+    unit: str = "unit"
 
 
 STANDARD = Columns()
+Row = tuple[int, list[str]]
+"""A line's number and its cells."""
+
+
+class _Table(NamedTuple):
+    path: Path
+    digest: str
+    header: list[str]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,15 @@ class Points:
     tokens: np.ndarray
     flops: np.ndarray
     loss: np.ndarray
-    """Nats per token, or any unit: fits keep it."""
+    """In `unit`; fits keep it."""
     lines: np.ndarray
     """The point's line in the file, the header being line 1."""
     unique_tokens: np.ndarray | None = None
     """Tokens of the data without repetition; `tokens` counts every epoch."""
     run: np.ndarray | None = None
     """Whose training curve a point is on."""
+    unit: str = ""
+    """Of the losses, as the file says it; empty: it does not, and nats per token are meant."""
     flops_given: bool = False
     source: str = ""
     digest: str = ""
@@ -73,9 +85,7 @@ class Points:
             name: None if (column := getattr(self, name)) is None else column[chosen]
             for name in (*NUMBERS, "lines", "run")
         }
-        return Points(
-            **arrays, flops_given=self.flops_given, source=self.source, digest=self.digest, warnings=self.warnings
-        )
+        return replace(self, **arrays)
 
     def named(self, chosen: np.ndarray) -> str:
         """The lines of some points, for a message."""
@@ -116,7 +126,48 @@ def read_points(
         BadConfig: a named column or a filter that the file has not.
         BadData: no file, no rows, or values that cannot be measurements.
     """
-    path = Path(path).expanduser()
+    table = _read(Path(path).expanduser())
+    found = _found(table.path, table.header, columns)
+    return _measured(table, found, _filtered(table.path, table.header, table.rows, where), skip_invalid)
+
+
+def read_variants(
+    path: str | Path, by: str, columns: Columns = STANDARD, where: Sequence[str] = (), *, skip_invalid: bool = False
+) -> dict[str, Points]:
+    """{value: measurements} of a file whose column `by` tells variants apart, in the order of the file.
+
+    Raises:
+        BadConfig: no such column, fewer than two values in it, or more than `DATASET_VALUES`; and what `read_points`
+            raises.
+        BadData: a row without a value; and what `read_points` raises.
+    """
+    table = _read(Path(path).expanduser())
+    found = _found(table.path, table.header, columns)
+    if by not in table.header:
+        raise BadConfig(
+            f"--by {by}: {table.path} has no column {by!r}",
+            f"{_near(by, table.header)}it has: {', '.join(table.header)}",
+        )
+    at = table.header.index(by)
+    split: dict[str, list[Row]] = {}
+    for line, row in _filtered(table.path, table.header, table.rows, where):
+        if not (value := row[at].strip()):
+            raise BadData(f"{table.path}, line {line}: {by} is missing", "say which variant this row is of")
+        split.setdefault(value, []).append((line, row))
+    if len(split) < 2:
+        raise BadConfig(
+            f"--by {by}: all rows of {table.path} have one value, {next(iter(split))!r}: there is nothing to compare",
+            "name a column that tells variants apart, or a second file with --compare",
+        )
+    if len(split) > DATASET_VALUES:
+        raise BadConfig(
+            f"--by {by}: {len(split)} values in {table.path}, at most {DATASET_VALUES} variants are compared",
+            f"name a column that tells variants apart; choose rows with --where {by}=…",
+        )
+    return {value: _measured(table, found, rows, skip_invalid) for value, rows in split.items()}
+
+
+def _read(path: Path) -> _Table:
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
@@ -136,19 +187,31 @@ def read_points(
     for line, row in rows:
         if len(row) != len(header):
             raise BadData(f"{path}, line {line}: {len(row)} values for {len(header)} columns")
-    found = _found(path, header, columns)
-    kept = _filtered(path, header, rows, where)
-    warnings = _mixed(header, kept, set(found.values()))
-    values, kept, skipped = _numbers(path, header, kept, found, skip_invalid)
-    run = None
+    return _Table(path, hashlib.blake2b(raw, digest_size=16).hexdigest(), header, rows)
+
+
+def _measured(table: _Table, found: dict[str, str], rows: list[Row], skip_invalid: bool) -> Points:
+    """The points of some of a file's rows."""
+    path, digest, header, _ = table
+    warnings = _mixed(header, rows, set(found.values()))
+    values, kept, skipped = _numbers(path, header, rows, found, skip_invalid)
+    run, units = None, [""]
     if "run" in found:
         run = np.array([row[header.index(found["run"])] for _, row in kept])
+    if "unit" in found:
+        units = list(dict.fromkeys(row[header.index(found["unit"])].strip() for _, row in kept))
+        if len(units) > 1:
+            raise BadData(
+                f"{path} has losses of {len(units)} units ({', '.join(units)}): one law cannot be fitted to them",
+                f"choose with --where {found['unit']}={units[0]}",
+            )
     return _points(
         values,
         np.array([line for line, _ in kept]),
         run=run,
+        unit=units[0],
         source=str(path),
-        digest=hashlib.blake2b(raw, digest_size=16).hexdigest(),
+        digest=digest,
         warnings=(*warnings, *skipped),
     )
 
@@ -175,9 +238,7 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 
-def _filtered(
-    path: Path, header: list[str], rows: list[tuple[int, list[str]]], where: Sequence[str]
-) -> list[tuple[int, list[str]]]:
+def _filtered(path: Path, header: list[str], rows: list[Row], where: Sequence[str]) -> list[Row]:
     for rule in where:
         column, equals, value = rule.partition("=")
         if not equals:
@@ -203,7 +264,7 @@ def _filtered(
     return rows
 
 
-def _mixed(header: list[str], rows: list[tuple[int, list[str]]], used: set[str]) -> list[str]:
+def _mixed(header: list[str], rows: list[Row], used: set[str]) -> list[str]:
     """A warning for each text column whose values split the rows: several data sets, metrics or set-ups in one file."""
     out = []
     for at, name in enumerate(header):
@@ -231,8 +292,8 @@ def _is_number(text: str) -> bool:
 
 
 def _numbers(
-    path: Path, header: list[str], rows: list[tuple[int, list[str]]], found: dict[str, str], skip: bool
-) -> tuple[dict[str, np.ndarray | None], list[tuple[int, list[str]]], list[str]]:
+    path: Path, header: list[str], rows: list[Row], found: dict[str, str], skip: bool
+) -> tuple[dict[str, np.ndarray | None], list[Row], list[str]]:
     """Columns of numbers; a row whose numbers cannot be measurements is an error, or left out."""
     at = {ours: header.index(name) for ours, name in found.items() if ours in NUMBERS}
     kept, table, wrong = [], [], []
@@ -270,6 +331,7 @@ def _points(
     lines: np.ndarray,
     *,
     run: np.ndarray | None = None,
+    unit: str = "",
     source: str = "",
     digest: str = "",
     warnings: Sequence[str] = (),
@@ -295,10 +357,10 @@ def _points(
         told.append(f"flops are {off:.2f} times 6·params·tokens (median): the file's own count is used")
     points = Points(
         params=params, tokens=tokens, flops=flops, loss=loss, lines=lines, unique_tokens=values.get("unique_tokens"),
-        run=run, flops_given=given, source=source, digest=digest,
+        run=run, unit=unit, flops_given=given, source=source, digest=digest,
     )  # fmt: skip
     points, more = _once(points)
-    return Points(**{**points.__dict__, "warnings": (*told, *more)})
+    return replace(points, warnings=(*told, *more))
 
 
 def _once(points: Points) -> tuple[Points, list[str]]:

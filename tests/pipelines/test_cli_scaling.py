@@ -54,6 +54,73 @@ def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, c
     assert own["over_trained"] and own["nearest_preset"]["name"].startswith("gpt3")
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """One file of two variants, the second worse by a constant."""
+    lines = ["N,D,kind,loss,unit"]
+    for seed, (kind, worse) in enumerate((("post norm", 0.0), ("pre norm", 0.1))):
+        points = isoflops(seed, budgets=5, sizes=7)
+        rows = zip(points.params, points.tokens, points.loss + worse, strict=True)
+        lines += [f"{n},{d},{kind},{loss},bits per byte" for n, d, loss in rows]
+    path = tmp_path / "both.csv"
+    path.write_text("\n".join(lines) + "\n")
+    for kind in ("post", "pre"):
+        rows = [lines[0], *(line for line in lines[1:] if f",{kind} norm," in line)]
+        (tmp_path / f"{kind}.csv").write_text("\n".join(rows) + "\n")
+    return path
+
+
+COMPARED = (*NAMES, "--approach", "3", "--bootstrap", "60")
+
+
+def test_two_files_are_compared(command: Any, two: Path, tmp_path: Path) -> None:
+    words = (*COMPARED, "--compare", "pre.csv", "--json", "--out", "out", "--store", "store")
+    done = command("fit", "post.csv", *words, timeout=280)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["approach_3"] == result["variants"]["post"]["approach_3"]
+    assert list(result) == ["approach_3", "variants", "comparison"] and list(result["variants"]) == ["post", "pre"]
+    found = result["comparison"]["approach_3"]
+    (pair,) = found["pairs"]
+    assert pair["losses"][0]["verdict"] == "post" and found["unit"] == "bits per byte"
+    assert pair["losses"][0]["difference"] == pytest.approx(-0.1, abs=0.01)
+    assert json.loads((tmp_path / "out" / "fit.json").read_text()) == result
+    for name in ("compare", "post/contours", "pre/contours"):
+        assert (tmp_path / "out" / f"{name}.svg").read_text().startswith("<?xml")
+    assert "loss, bits per byte" in (tmp_path / "out" / "compare.svg").read_text()
+    with sqlite3.connect(tmp_path / "store" / "mlflow.db") as base:
+        assert base.execute("select name, status from runs").fetchall() == [("post pre", "FINISHED")]
+        logged = dict(base.execute("select key, value from metrics"))
+        assert {row[0] for row in base.execute("select name from datasets")} == {"post", "pre"}
+    assert logged["pre.approach_3.alpha"] == result["variants"]["pre"]["approach_3"]["params"]["alpha"]
+    assert logged["comparison.approach_3.post.pre.loss.difference.3e21"] == pair["losses"][0]["difference"]
+    assert {"comparison.approach_3.post.pre.alpha.difference.low", "approach_3.alpha"} <= set(logged)
+    # what it printed is still a law of one's own: the first file's
+    plan = json.loads(command("budget", "--flops", "1e22", "--fit", "out/fit.json", "--json").stdout)
+    assert plan["laws"]["approach_3"]["optimum"]["params"] > 0
+
+
+def test_values_of_a_column_are_compared(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fit(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["triptych", "fit", "both.csv", *COMPARED, "--tracking", "off", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(two.parent)
+    text = fit("--by", "kind", "--at", "1e21", "--at", "1e24")
+    assert "=== post norm" in text and "post norm against pre norm: approach 3" in text
+    assert "1e+21 " in text and "1e+24*" in text and "extrapolated" in text
+    assert "pre norm needs" in text and "all losses are in bits per byte" in text
+    result = json.loads(fit("--by", "kind", "--not-comparable", "--json"))
+    assert list(result) == ["variants", "comparison"] and list(result["variants"]) == ["post norm", "pre norm"]
+    assert result["comparison"]["approach_3"]["pairs"][0]["losses"] == []
+    assert "losses are not comparable" in fit("--by", "kind", "--not-comparable")
+
+
 def test_fit_for_a_person(command: Any, csv: Path) -> None:
     done = command("fit", csv.name, *NAMES, "--approach", "3", "--bootstrap", "50", "--tracking", "off")
     assert done.returncode == 0, done.stderr
@@ -85,6 +152,15 @@ def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
         (("fit", "points.csv", *NAMES, "--tracking", "http://127.0.0.1:1"), ["127.0.0.1:1"]),
         (("fit", "line.csv"), ["approach_3: params and tokens move together"]),
         (("fit", "few.csv"), ["3 points cannot tell 5 parameters"]),
+        (("fit", "points.csv", *NAMES, "--by", "sett"), ["--by sett", "did you mean 'set'"]),
+        (("fit", "points.csv", *NAMES, "--by", "set"), ["all rows", "one value, 'web'", "--compare"]),
+        (("fit", "points.csv", *NAMES, "--by", "loss"), ["at most 40 variants"]),
+        (("fit", "points.csv", *NAMES, "--compare", "./points.csv"), ["compared already"]),
+        (("fit", "points.csv", *NAMES, "--compare", "few.csv", "--by", "set"), ["--by and --compare"]),
+        (("fit", "points.csv", *NAMES, "--at", "1e20"), ["--at is given, and nothing to compare"]),
+        (("fit", "points.csv", *NAMES, "--compare", "few.csv", "--approach", "kaplan"), ["kaplan cannot be compared"]),
+        (("fit", "few.csv", "--compare", "unit.csv"), ["different units", "few in nats", "bits", "--not-comparable"]),
+        (("fit", "unit.csv", "--compare", "line.csv", "--approach", "3"), ["unit: approach_3: 3 points"]),
         (("budget",), ["0 budgets are given"]),
         (("budget", "--gpu", "h1oo", "--days", "1"), ["unknown GPU 'h1oo'"]),
         (("budget", "--flops", "1e21", "--law", "gpt"), ["--law 'gpt' is not known"]),
@@ -105,7 +181,9 @@ def test_mistakes_are_named(
     (tmp_path / "line.csv").write_text(
         "params,tokens,loss\n" + "".join(f"{10**k},{20 * 10**k},{5 - 0.1 * k}\n" for k in range(4, 12))
     )
-    (tmp_path / "few.csv").write_text("params,tokens,loss\n1e8,2e9,3\n2e8,3e9,2.9\n4e8,5e9,2.8\n")
+    for name, unit in (("few", "nats"), ("unit", "bits")):
+        rows = "".join(f"{row},{unit}\n" for row in ("1e8,2e9,3", "2e8,3e9,2.9", "4e8,5e9,2.8"))
+        (tmp_path / f"{name}.csv").write_text("params,tokens,loss,unit\n" + rows)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["triptych", *words])
     with pytest.raises(SystemExit) as ended:

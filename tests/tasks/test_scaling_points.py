@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadConfig, BadData
-from tasks.scaling.points import Columns, points_of, read_points
+from tasks.scaling.points import Columns, points_of, read_points, read_variants
 
 GOOD = ["params,tokens,loss", "1e8,2e9,3.5", "2e8,2e9,3.3", "1e8,4e9,3.4"]
 
@@ -92,6 +92,30 @@ def test_mixed_data_sets_are_told_and_chosen_from(tmp_path: Path) -> None:
     assert any("mixed data: 'corpus' has 2 values (wiki, web)" in w for w in read_points(path).warnings)
     one = read_points(path, where=["corpus=w?k*"])
     assert len(one) == 4 and one.warnings == ()
+
+
+def test_a_column_tells_variants_apart(tmp_path: Path) -> None:
+    rows = [f"{rate},{1e8 * (i + 1)},2e9,{3 + 0.1 * i}" for rate in ("0.4", "0.15", "*") for i in range(4)]
+    path = write(tmp_path, ["rate,params,tokens,loss", *rows])
+    found = read_variants(path, "rate")
+    assert list(found) == ["0.4", "0.15", "*"] and [len(points) for points in found.values()] == [4, 4, 4]
+    assert found["0.15"].lines.tolist() == [6, 7, 8, 9]
+    assert list(read_variants(path, "rate", where=["rate=0*"])) == ["0.4", "0.15"]
+    with pytest.raises(BadConfig, match="one value, '0.4'"):
+        read_variants(path, "rate", where=["rate=0.4"])
+    with pytest.raises(BadData, match="line 14: rate is missing"):
+        read_variants(write(tmp_path, ["rate,params,tokens,loss", *rows, ",1e9,2e9,3"]), "rate")
+
+
+def test_units_of_losses(tmp_path: Path) -> None:
+    rows = [f"{1e8 * (i + 1)},2e9,{3 + 0.1 * i},{'bits per byte' if i < 4 else 'nats'}" for i in range(8)]
+    path = write(tmp_path, ["params,tokens,loss,unit", *rows])
+    with pytest.raises(BadData, match=r"2 units \(bits per byte, nats\)"):
+        read_points(path)
+    points = read_points(path, where=["unit=nats"])
+    assert points.unit == "nats" and points.take(np.array([0])).unit == "nats"
+    assert [p.unit for p in read_variants(path, "unit").values()] == ["bits per byte", "nats"]
+    assert read_points(write(tmp_path, GOOD)).unit == ""
 
 
 def test_arrays_are_checked_too() -> None:
