@@ -47,7 +47,7 @@ class Law:
     def has_surface(self) -> bool:
         return "alpha" in self.values
 
-    def optimum(self, flops: float, values: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    def optimum(self, flops: Any, values: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
         """Parameters and tokens of the compute-optimal model of a budget."""
         v = self.values if values is None else values
         if self.has_surface:
@@ -84,7 +84,7 @@ class Law:
         scale, exponent = self.loss_line
         return Frontier(0.0, exponent * np.log(scale), exponent)
 
-    def optimal_loss(self, flops: float, values: Mapping[str, Any] | None = None) -> Any:
+    def optimal_loss(self, flops: Any, values: Mapping[str, Any] | None = None) -> Any:
         """Loss of the optimal model of a budget; None where the law predicts none."""
         found = self.frontier(values)
         return None if found is None else found.loss(flops)
