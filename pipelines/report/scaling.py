@@ -28,13 +28,14 @@ def scaling_section(view: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
     published = list(_published()) if exponents else []
     drawn = [(f"{r['variant']}, approach {r['approach']}", r["value"], r["span"], False) for r in exponents]
     drawn += [(row["law"], row["value"], row["span"], True) for row in published]
-    pairs = [pair for row in _mappings(comparison.get("pairs")) if (pair := _pair(row, comparison))]
+    pairs = [pair for row in _mappings(comparison.get("pairs")) if (pair := _pair(row))]
     return {
         "variants": variants,
         "exponents": exponents,
         "published": published,
         "forest": charts.forest(drawn),
-        "frontiers": _frontiers(variants),
+        # two objectives' losses may share a unit and still say nothing of each other
+        "frontiers": _frontiers(variants) if comparison.get("comparable") is True else [],
         "predictions": predictions,
         "pairs": pairs,
         "winners": [_winner(row) for row in _mappings(comparison.get("winners"))] if len(pairs) > 1 else [],
@@ -121,7 +122,7 @@ def _dot(row: Mapping[str, Any], unit: str) -> Dot:
 
 def _prediction(row: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     fields = ("flops", "params", "tokens", "layers", "width", "predicted_loss", "measured_loss", "error")
-    found: dict[str, Any] = {field: _number(row.get(field)) for field in fields}
+    found: dict[str, Any] = {field: _number(row.get(field)) for field in (*fields, "times_largest")}
     if found["error"] is None and found["measured_loss"] and found["predicted_loss"]:
         found["error"] = found["measured_loss"] / found["predicted_loss"] - 1
     span = _span(row.get("ci95"))
@@ -215,7 +216,7 @@ def _frontiers(variants: Sequence[Mapping[str, Any]]) -> list[Any]:
     return found
 
 
-def _pair(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, Any] | None:
+def _pair(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """Two variants, as `tasks.scaling.compare` says it."""
     a, b = str(row.get("a") or ""), str(row.get("b") or "")
     if not a or not b:
@@ -249,7 +250,6 @@ def _pair(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, An
     return {
         "a": a,
         "b": b,
-        "comparable": row.get("comparable", comparison.get("comparable", bool(losses))),
         "difference": _number(size.get("difference")),
         "span": _span(size.get("ci95")),
         "probability": _number(size.get("probability_larger")),

@@ -109,6 +109,7 @@ def scaling_view() -> dict[str, Any]:
                 "ci95": [expected * 0.995, expected * 1.006],
                 "measured_loss": expected * 1.004,
                 "error": 0.004,
+                "times_largest": 8.0,
                 "maker": maker,
             }
         )

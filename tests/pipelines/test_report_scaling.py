@@ -40,6 +40,7 @@ def test_the_page_shows_fits_predictions_and_pairs() -> None:
         "The sweep stopped because the 95 % interval of exponent_N is 0.03 wide.",
         "decoder-w512-c6",
         "inside the interval",
+        "8 × the sweep's largest",
         "decoder or prefix-lm, each at its optimal size",
         "decoder 99 %, prefix-lm 1 %",
         "Each variant is at its own compute-optimal size.",
@@ -73,6 +74,17 @@ def test_a_changed_run_makes_its_fit_stale() -> None:
     text = section(render(view))
     assert "1 of the runs it cites has changed since" in text
     assert text.count("made again since, with other bytes") == 2
+
+
+def test_losses_of_variants_are_drawn_together_only_where_they_may_be_compared() -> None:
+    view = scaling_view()
+    assert "Efficient frontiers of the variants" in render(view)
+    for said in (False, None):
+        view["scaling_comparison"]["comparable"] = said
+        assert "Efficient frontiers of the variants" not in render(view)
+    view["scaling_comparison"]["comparable"] = True
+    view["scaling"][0]["unit"] = "bits per byte"
+    assert "Efficient frontiers of the variants" not in render(view)
 
 
 def test_a_refused_fit_leaves_the_points() -> None:
