@@ -26,10 +26,15 @@ from tasks.training import fit_on_rank, model_files, same_tokenizer, timings, tr
 
 if TYPE_CHECKING:
     from cluster.workers import RankContext
+    from modeling.validation import HeldOut
     from tasks.downstream.encode import Encoder, Feature
     from tasks.downstream.spec import Row
 
 MOST_ANSWER_TOKENS = 30
+VALIDATION = "validation"
+"""The split that is looked at on the way."""
+CHUNK = 64
+"""Validation sequences of a forward pass. Not placement: sums of other chunks would round otherwise."""
 
 
 class FinetuneLoop(Config):
@@ -46,7 +51,21 @@ class FinetuneLoop(Config):
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every_steps: int = Field(10, ge=1)
+    validate_every_steps: int = Field(
+        0, ge=0, description="loss on the validation rows on the way and at the end; 0: never"
+    )
+    patience: int = Field(0, ge=0, description="stop early after so many validations that are no better; 0: never")
+    min_delta: float = Field(0.0, ge=0, description="what a validation loss must be lower by to be better")
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights to keep; best: scores on the rows that chose them flatter a little"
+    )
     guard: GuardConfig = GuardConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> FinetuneLoop:
+        """What the training loop would refuse."""
+        self.loop(self.batch_size, 0)
+        return self
 
     def steps(self, examples: int) -> int:
         """Optimizer steps for so many sequences."""
@@ -66,6 +85,10 @@ class FinetuneLoop(Config):
             clip_norm=self.clip_norm,
             precision=self.precision,
             log_every_steps=self.log_every_steps,
+            validate_every_steps=self.validate_every_steps,
+            patience=self.patience,
+            min_delta=self.min_delta,
+            keep=self.keep,
             seed=seed,
             guard=self.guard,
         )
@@ -130,6 +153,11 @@ class Finetune(Task):
         }
         if head["kind"] == "span":
             head["most_answer_tokens"] = MOST_ANSWER_TOKENS
+        if self.loop.validate_every_steps and not facts["splits"].get(VALIDATION):
+            raise BadConfig(
+                f"finetune: loop.validate_every_steps is set, and task {facts['task']!r} has no {VALIDATION} rows",
+                "set it to 0",
+            )
         for name in ("tokenizer.json", "tokenizer-info.json"):
             (ctx.out / name).write_bytes((tokenizer.path / name).read_bytes())
         shaped = init if self.like is None else ctx.input("like")
@@ -167,6 +195,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     train_rows = read_rows(Path(payload["data"]) / "train.parquet")
     encoder = Encoder(out, head["length_tokens"])
     features = _features(train_rows, encoder, head)
+    token_types = bool(getattr(config, "token_types", 0))
     model = build(config, head, seed, payload["head_dropout"])
     if payload["init"] is not None:
         load_transformer(Path(payload["init"]), model.transformer)
@@ -180,10 +209,14 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         found = batches.indices(step)
         rows = rank_rows(len(found), rank.rank, rank.world_size)
         own = found[rows.start : rows.stop]
-        batch = collate([features[i] for i in own], head["kind"], encoder.pad, bool(getattr(config, "token_types", 0)))
+        batch = collate([features[i] for i in own], head["kind"], encoder.pad, token_types)
         return {**batch, SAMPLE_IDS: own}
 
     loop = payload["loop"].loop(len(features), seed)
+    validation = None
+    if loop.validate_every_steps:
+        rows = read_rows(Path(payload["data"]) / f"{VALIDATION}.parquet")
+        validation = _held_out(rows, encoder, head, token_types)
     result = fit_on_rank(
         rank,
         model,
@@ -192,6 +225,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         runtime=payload["runtime"],
         length_tokens=head["length_tokens"],
         checkpoint_dir=Path(payload["scratch"]),
+        held_out=validation,
         model_files=model_files(rank, config, NO_HEAD, out),
     )
     if rank.rank:
@@ -206,6 +240,8 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "rows": len(train_rows),
         "sequences": len(features),
     }
+    if validation is not None:
+        metrics |= {**result.validation, "best_step": result.best_step}
     note = {
         "task": head["task"],
         "init": "random" if payload["init"] is None else "pretrained",
@@ -214,6 +250,8 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "loop": loop.model_dump(mode="json"),
         "final": metrics,
     }
+    if validation is not None:
+        note["stopped_early"] = result.stopped_early
     _write(out / "training.json", note)
     return {"metrics": metrics, "timings": timings(result)}
 
@@ -229,6 +267,29 @@ def _features(rows: list[Row], encoder: Encoder, head: dict[str, Any]) -> list[F
     if head["kind"] == "regression":
         features, head["label_mean"], head["label_std"] = standardise(features)
     return features
+
+
+def _held_out(rows: list[Row], encoder: Encoder, head: Mapping[str, Any], token_types: bool) -> HeldOut:
+    """The labelled sequences of `rows` for the training loop, by length; scores on the training rows' scale."""
+    from dataclasses import replace
+
+    from modeling.validation import HeldOut
+    from tasks.downstream.encode import collate
+
+    features = encoder.spans(rows, training=True) if head["kind"] == "span" else encoder.texts(rows)
+    if not features:
+        raise BadData(
+            f"task {head['task']!r}: none of the {len(rows)} validation rows gives a sequence with a label",
+            "raise length_tokens or validation_examples, or set loop.validate_every_steps=0",
+        )
+    if head["kind"] == "regression":
+        features = [replace(f, label=(f.label - head["label_mean"]) / head["label_std"]) for f in features]
+    features.sort(key=lambda feature: len(feature.ids))
+
+    def chunk(number: int) -> dict[str, Any]:
+        return collate(features[number * CHUNK : (number + 1) * CHUNK], head["kind"], encoder.pad, token_types)
+
+    return HeldOut(-(-len(features) // CHUNK), chunk)
 
 
 def build(config: Any, head: Mapping[str, Any], seed: int = 0, dropout: float = 0.0) -> Any:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cluster.errors import BadConfig, BadData
 from modeling.architecture import TransformerConfig
 from modeling.schedule import warmup
 from tasks.downstream.encode import Batches, Encoder, Feature, answer_tokens, best_span, collate, cut_longer, windows
 from tasks.downstream.spec import Row
-from tasks.evaluate import Evaluate
+from tasks.evaluate import Evaluate, _load
 from tasks.finetune import Finetune, FinetuneLoop
 from tests.tasks.small_model import TINY, SomeData, SomeModel, SomeTokenizer, data_folder, tokenizer_folder
 from tests.tasks.stage import digests, run_stage
@@ -87,6 +90,46 @@ def test_it_learns_sixteen_examples_and_the_same_seed_gives_the_same_bytes(tmp_p
     assert set(lines[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens"}
     again = evaluate(tmp_path / "again", one, data)
     assert again == score and digests(tmp_path / "score") == digests(tmp_path / "again")
+
+
+def test_validation_on_the_way_stops_early_and_keeps_the_best(tmp_path: Path, tokenizer: Path) -> None:
+    """Validation rows with the labels turned round: what is learnt makes their loss worse, so an early look is best."""
+    rows = class_rows()
+    turned = [replace(row, label=1 - row.label) for row in rows]
+    data = data_folder(tmp_path / "data", CLASSES, train=rows, validation=turned)
+    looks = {"validate_every_steps": 4, "patience": 3, "keep": "best"}
+    model = tune(tmp_path / "model", data, tokenizer, loop=LOOP.model_copy(update=looks))
+    lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    training = json.loads((model / "training.json").read_text())
+    best, last = training["final"]["best_step"], training["final"]["steps"]
+    assert found[best] == min(found.values()) == training["final"]["validation_loss"]
+    assert training["stopped_early"] and last == best + 3 * 4 < 60 and list(found) == list(range(4, last + 1, 4))
+    network = _load(model, json.loads((model / "head.json").read_text()))
+    features = Encoder(model, 32).texts(turned)
+    batch = {name: torch.from_numpy(a) for name, a in collate(features, "classification", 0, False).items()}
+    kept = network.eval()(batch)
+    assert float(kept.loss_sum.detach() / kept.count) == pytest.approx(found[best], rel=1e-5)  # fp32, other padding
+
+
+@pytest.mark.parametrize(("facts", "make"), [(SPANS, span_rows), (SCORES, class_rows)], ids=["span", "regression"])
+def test_looking_changes_nothing(tmp_path: Path, tokenizer: Path, facts: dict, make: Callable[[], list[Row]]) -> None:
+    """The loss on the training rows themselves falls, and the weights are those of a run without validation."""
+    data = data_folder(tmp_path / "data", facts, train=make(), validation=make())
+    plain = tune(tmp_path / "plain", data, tokenizer)
+    looked = tune(tmp_path / "looked", data, tokenizer, loop=LOOP.model_copy(update={"validate_every_steps": 20}))
+    assert digests(plain)["model.safetensors"] == digests(looked)["model.safetensors"]
+    lines = [json.loads(line) for line in (looked / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["validation_loss"] < lines[0]["validation_loss"] < 20
+    assert "validation_loss" not in (plain / "metrics.jsonl").read_text()
+
+
+def test_validation_that_cannot_be_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    with pytest.raises(ValueError, match="patience 2 needs validation on the way"):
+        FinetuneLoop(patience=2)
+    data = data_folder(tmp_path / "data", CLASSES, train=class_rows())
+    with pytest.raises(BadConfig, match="'made-up' has no validation rows"):
+        tune(tmp_path / "model", data, tokenizer, loop=FinetuneLoop(validate_every_steps=4))
 
 
 def test_it_learns_to_point_at_answers(tmp_path: Path, tokenizer: Path) -> None:
