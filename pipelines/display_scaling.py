@@ -50,7 +50,8 @@ def comparison_lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     assumed: dict[str, None] = {}
     for approach, part in found.items():
         for pair in part["pairs"]:
-            yield f"\n{pair['a']} against {pair['b']}: {approach.replace('_', ' ')}"
+            drawn = ", resampled together" if pair["paired"] else ""
+            yield f"\n{pair['a']} against {pair['b']}: {approach.replace('_', ' ')}{drawn}"
             yield from _exponent_lines(pair)
             yield from _loss_lines(pair)
             yield from _crossover_lines(pair)

@@ -7,7 +7,6 @@ compute-optimal size, and every difference comes with what the draws of both law
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +17,7 @@ import numpy as np
 from cluster.errors import BadConfig
 from tasks.scaling.frontier import Frontier, crossings
 from tasks.scaling.laws import FAR, Law
+from tasks.scaling.pairing import shuffled, together
 
 TIMES = (1.0, 10.0, 100.0, 1000.0)
 """The default budgets, as multiples of the largest compute that all variants were measured at."""
@@ -38,8 +38,10 @@ UNDECIDED = "undecided"
 class _Variant:
     name: str
     law: Law
+    group: str
+    """One for all variants whose draws go together."""
     draws: Mapping[str, np.ndarray]
-    """In an order of its own, so that draws at one index of two variants are independent; empty: none."""
+    """In an order of the group's own, so that draws at one index of two groups are independent; empty: none."""
 
     @property
     def size(self) -> int:
@@ -68,9 +70,9 @@ class _Variant:
 def compare(laws: Mapping[str, Law], *, comparable: bool, budgets: Sequence[float] | None = None) -> dict[str, Any]:
     """Every pair of variants: exponents, losses at budgets, the crossover, and how much compute a difference is worth.
 
-    Draws of two laws are paired at random, also where both variants were run at the same points by design: a shared
-    grid of sizes and budgets is not shared noise. If they share seeds and order of data as well, their errors may go
-    together, and the intervals of differences are wider than they need be.
+    Two fits of one seed to the same sizes and tokens, point by point, are compared draw by draw: each draw has the same
+    runs of both, so that what they share (where the form is wrong, which points were drawn) leaves the difference. This
+    holds whether the noise of the runs is shared or not. All other laws' draws are paired at random.
 
     Args:
         laws: {variant: its law}, of one approach; two or more.
@@ -91,7 +93,8 @@ def compare(laws: Mapping[str, Law], *, comparable: bool, budgets: Sequence[floa
         check_units({name: law.unit for name, law in laws.items()})
     common = min((law.largest_flops for law in laws.values() if law.largest_flops), default=None)
     spent = _budgets(budgets, common)
-    variants = [_Variant(name, law, _shuffled(name, law)) for name, law in laws.items()]
+    groups = together(laws)
+    variants = [_Variant(name, law, groups[name], shuffled(groups[name], law)) for name, law in laws.items()]
     told, warnings = _said(variants, comparable)
     with_loss = [v for v in variants if comparable and v.law.frontier() is not None]
     return {
@@ -142,26 +145,20 @@ def _extrapolated(flops: float, common: float | None) -> bool:
     return common is not None and bool(flops > FAR * common)
 
 
-def _shuffled(name: str, law: Law) -> dict[str, np.ndarray]:
-    """The draws in an order that only the variant's name decides.
-
-    Two fits with one seed resample the same places of their files, so that draws at one index go together.
-    """
-    if not law.draws:
-        return {}
-    count = min(len(column) for column in law.draws.values())
-    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
-    return {key: np.asarray(column, dtype=float)[order] for key, column in law.draws.items()}
-
-
 def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], list[str]]:
     """What is taken for granted, and what is doubtful."""
     told = [
         "each variant is at its own compute-optimal size",
         "the form of the law holds at every budget: intervals are of chance alone",
-        "draws of different variants are independent",
     ]
+    groups: dict[str, list[str]] = {}
+    for v in variants:
+        groups.setdefault(v.group, []).append(v.name)
+    for names in groups.values():
+        if len(names) > 1:
+            told.append(f"{', '.join(names)} were run at the same sizes and tokens: resampled together")
+    if len(groups) > 1:
+        told.append("draws of variants are independent" + (" otherwise" if len(groups) < len(variants) else ""))
     if comparable:
         unit = next((v.law.unit for v in variants if v.law.unit), "")
         named = all(v.law.unit for v in variants)
@@ -172,8 +169,8 @@ def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], li
     warnings = []
     if len(counts := {v.law.counts for v in variants}) > 1:
         warnings.append(f"parameters are counted differently ({'; '.join(sorted(counts))}): that moves exponents")
-    if len(names := {v.law.name for v in variants}) > 1:
-        warnings.append(f"laws of different approaches ({', '.join(sorted(names))}), whose biases differ")
+    if len(kinds := {v.law.name for v in variants}) > 1:
+        warnings.append(f"laws of different approaches ({', '.join(sorted(kinds))}), whose biases differ")
     if blind := [v.name for v in variants if v.size < FEWEST]:
         warnings.append(f"no intervals for {', '.join(blind)}: nothing is decided")
     if comparable and (silent := [v.name for v in variants if v.law.frontier() is None]):
@@ -232,6 +229,7 @@ def _pair(a: _Variant, b: _Variant, budgets: Sequence[float], common: float | No
         "a": a.name,
         "b": b.name,
         "draws": size,
+        "paired": a.group == b.group,
         "exponents": {
             name: _difference(a.name, b.name, one[name], other[name], *(d.get(name) for d in drawn), larger=True)
             for name in shared

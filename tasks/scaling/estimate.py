@@ -8,7 +8,7 @@ deviation where they are normal and is not carried away by the long tails of A a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,14 @@ class NotIdentified(BadData):
     """The measurements cannot tell a parameter: no number is better than a wrong one."""
 
 
+class Resampled(NamedTuple):
+    """What each draw is a fit to: draws of two fits of one `seed` and one count of points take the same places."""
+
+    design: np.ndarray
+    """[points, 2] log N and log D, in the order in which they are drawn."""
+    seed: int
+
+
 @dataclass(frozen=True)
 class Fit:
     """What a fit found. Arrays of `draws` have one entry per bootstrap resample."""
@@ -48,6 +56,8 @@ class Fit:
     draws: Named = field(default_factory=dict, repr=False)
     predicted: np.ndarray | None = field(default=None, repr=False)
     """[points] loss; None where the form predicts none."""
+    resampled: Resampled | None = field(default=None, repr=False)
+    """None where draws are not of the points one by one."""
 
     def as_json(self) -> dict[str, Any]:
         """One approach of `triptych fit --json`."""
@@ -178,7 +188,10 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
     }
     params = {name: values[name] for name in form.parameters}
     derived = {name: v for name, v in values.items() if name not in params}
-    return Fit(form.name, params, derived, objective, se, ci, warnings, diagnostics, draws, predicted)
+    drawn_from = None
+    if draws and form.mask is None:
+        drawn_from = Resampled(np.log(np.column_stack([points.params, points.tokens])), seed)
+    return Fit(form.name, params, derived, objective, se, ci, warnings, diagnostics, draws, predicted, drawn_from)
 
 
 def _agreement(form: Form, points: Points, same: np.ndarray, near: np.ndarray, converged: bool) -> list[str]:

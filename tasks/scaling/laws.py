@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import BadConfig, BadData
-from tasks.scaling.estimate import Fit
+from tasks.scaling.estimate import Fit, Resampled
 from tasks.scaling.frontier import Frontier
 
 DRAWN = 4000
@@ -42,6 +42,8 @@ class Law:
     """(C_c, α) of L = (C_c/C)^α at the optimum, of a law that has no surface."""
     unit: str = ""
     """Of its losses, such as `bits per byte`; empty: not said."""
+    resampled: Resampled | None = field(default=None, repr=False)
+    """What the draws are fits to, where that is known."""
 
     @property
     def has_surface(self) -> bool:
@@ -125,7 +127,7 @@ def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "") -> Law:
         draws = {k: fit.draws[k] for k in values if k in fit.draws}
     else:
         raise BadConfig(f"a fit of {fit.name} does not say which size is optimal", "take approach 1, 2 or 3")
-    return Law(fit.name, source, values, draws, largest_flops=largest_flops, unit=unit)
+    return Law(fit.name, source, values, draws, largest_flops=largest_flops, unit=unit, resampled=fit.resampled)
 
 
 def covariance(fit: Fit) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from tasks.scaling.compare import compare
 from tasks.scaling.estimate import Fit
 from tasks.scaling.fit import as_json, fit_all, fit_names
 from tasks.scaling.laws import Law, law_of
+from tasks.scaling.pairing import in_order_of
 from tasks.scaling.points import STANDARD, Columns, Points, read_points, read_variants
 
 APPROACHES = ("approach_3", "approach_2", "approach_1")
@@ -68,8 +69,10 @@ def fit_variants(variants: Mapping[str, Points], approach: str, *, bootstrap: in
     Raises:
         UserError: what `fit_all` raises, with the variant's name before it where there are several.
     """
-    out = {}
+    out: dict[str, Fitted] = {}
     for name, points in variants.items():
+        for earlier in out.values():
+            points = in_order_of(points, earlier.points)
         try:
             found, refused = fit_all(points, fit_names(approach, points), bootstrap=bootstrap, seed=seed)
         except UserError as error:

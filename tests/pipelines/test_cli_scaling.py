@@ -83,7 +83,7 @@ def test_two_files_are_compared(command: Any, two: Path, tmp_path: Path) -> None
     assert list(result) == ["approach_3", "variants", "comparison"] and list(result["variants"]) == ["post", "pre"]
     found = result["comparison"]["approach_3"]
     (pair,) = found["pairs"]
-    assert pair["losses"][0]["verdict"] == "post" and found["unit"] == "bits per byte"
+    assert pair["paired"] and pair["losses"][0]["verdict"] == "post" and found["unit"] == "bits per byte"
     assert pair["losses"][0]["difference"] == pytest.approx(-0.1, abs=0.01)
     assert json.loads((tmp_path / "out" / "fit.json").read_text()) == result
     for name in ("compare", "post/contours", "pre/contours"):
@@ -112,7 +112,7 @@ def test_values_of_a_column_are_compared(
 
     monkeypatch.chdir(two.parent)
     text = fit("--by", "kind", "--at", "1e21", "--at", "1e24")
-    assert "=== post norm" in text and "post norm against pre norm: approach 3" in text
+    assert "=== post norm" in text and "post norm against pre norm: approach 3, resampled together" in text
     assert "1e+21 " in text and "1e+24*" in text and "extrapolated" in text
     assert "pre norm needs" in text and "all losses are in bits per byte" in text
     result = json.loads(fit("--by", "kind", "--not-comparable", "--json"))
