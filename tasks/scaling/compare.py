@@ -1,8 +1,8 @@
 """Which of several variants wins at a larger scale: their laws compared, with uncertainty.
 
-A variant is an architecture, an objective, a masking rate, a vocabulary, ... of which a sweep was fitted. What is
-better at the scale that was measured may be worse at another: so variants are compared by their laws, each at its own
-compute-optimal size, and every difference comes with what the draws of both laws say of it.
+A variant is an architecture, an objective, a masking rate, ... of which a sweep was fitted. What is better at the scale
+that was measured may be worse at another: so laws are compared, each at its own compute-optimal size, and every
+difference comes with what the draws of both laws say of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PER_DECADE = 16
 FEWEST = 20
 """Draws below which no interval is told."""
 SHOWN = 0.05
-"""Share of the draws with a crossover from which on it is told, though the best estimates have none."""
+"""Share of the draws with a crossover from which on it is told where the best estimates have none."""
 NOUGHT = 1e-3
 """Share of the loss below which an irreducible loss counts as zero."""
 UNDECIDED = "undecided"
@@ -46,6 +46,11 @@ class _Variant:
     @property
     def size(self) -> int:
         return len(next(iter(self.draws.values()), ()))
+
+    @property
+    def known(self) -> int:
+        """Draws with an estimate."""
+        return int(np.isfinite(np.stack([*self.draws.values()])).all(0).sum()) if self.draws else 0
 
     def exponents(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Those that its law has: exponent_N, exponent_D, alpha, beta."""
@@ -70,9 +75,9 @@ class _Variant:
 def compare(laws: Mapping[str, Law], *, comparable: bool, budgets: Sequence[float] | None = None) -> dict[str, Any]:
     """Every pair of variants: exponents, losses at budgets, the crossover, and how much compute a difference is worth.
 
-    Two fits of one seed to the same sizes and tokens, point by point, are compared draw by draw: each draw has the same
-    runs of both, so that what they share (where the form is wrong, which points were drawn) leaves the difference. This
-    holds whether the noise of the runs is shared or not. All other laws' draws are paired at random.
+    Two fits whose draws are of the same runs, by size and tokens, are compared draw by draw, so that what they share
+    (where the form is wrong, which points were drawn) leaves the difference; whether the noise of the runs is shared
+    makes no difference to that. All other laws' draws are paired at random (`tasks.scaling.pairing`).
 
     Args:
         laws: {variant: its law}, of one approach; two or more.
@@ -151,12 +156,10 @@ def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], li
         "each variant is at its own compute-optimal size",
         "the form of the law holds at every budget: intervals are of chance alone",
     ]
-    groups: dict[str, list[str]] = {}
-    for v in variants:
-        groups.setdefault(v.group, []).append(v.name)
+    groups = {v.group: [other.name for other in variants if other.group == v.group] for v in variants}
     for names in groups.values():
         if len(names) > 1:
-            told.append(f"{', '.join(names)} were run at the same sizes and tokens: resampled together")
+            told.append(f"{', '.join(names)} were run at the same sizes and tokens, and are resampled together")
     if len(groups) > 1:
         told.append("draws of variants are independent" + (" otherwise" if len(groups) < len(variants) else ""))
     if comparable:
@@ -171,7 +174,7 @@ def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], li
         warnings.append(f"parameters are counted differently ({'; '.join(sorted(counts))}): that moves exponents")
     if len(kinds := {v.law.name for v in variants}) > 1:
         warnings.append(f"laws of different approaches ({', '.join(sorted(kinds))}), whose biases differ")
-    if blind := [v.name for v in variants if v.size < FEWEST]:
+    if blind := [v.name for v in variants if v.known < FEWEST]:
         warnings.append(f"no intervals for {', '.join(blind)}: nothing is decided")
     if comparable and (silent := [v.name for v in variants if v.law.frontier() is None]):
         warnings.append(f"no loss by the laws of {', '.join(silent)}: exponents alone are compared; take approach 3")

@@ -7,6 +7,7 @@ deviation where they are normal and is not carried away by the long tails of A a
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,10 +34,10 @@ class NotIdentified(BadData):
 
 
 class Resampled(NamedTuple):
-    """What each draw is a fit to: draws of two fits of one `seed` and one count of points take the same places."""
+    """What draws are fits to: where two fits have this in common, each draw of both is of the same runs."""
 
-    design: np.ndarray
-    """[points, 2] log N and log D, in the order in which they are drawn."""
+    plan: str
+    """A digest of the sizes and tokens that are drawn from, in their order."""
     seed: int
 
 
@@ -76,6 +77,12 @@ def resamples(points: int, count: int, seed: int) -> np.ndarray:
     """[count, points]: how often each point is drawn in each resample."""
     rng = np.random.Generator(np.random.Philox(seed))
     return rng.multinomial(points, np.full(points, 1 / points), size=count).astype(float)
+
+
+def _plan(points: Points) -> str:
+    if points.slots:
+        return points.slots.plan
+    return hashlib.blake2b(np.column_stack([points.params, points.tokens]).tobytes(), digest_size=16).hexdigest()
 
 
 def intervals(draws: Named) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
@@ -157,13 +164,18 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
     _check_condition(form, jacobian)
     draws: Named = {}
     if bootstrap:
-        weights = resamples(len(points), bootstrap, seed)
+        slots = points.slots
+        weights = resamples(slots.count if slots else len(points), bootstrap, seed)
+        weights = weights[:, slots.at] if slots else weights
         if form.mask is not None:
             weights = form.mask(weights)
         enough = (weights > 0).sum(1) > len(form.parameters)
         counted = np.flatnonzero(weights.any(0))  # a frontier is few of the points, in every resample
         ends_b = refit(form.model.take(counted), theta, weights[enough][:, counted], delta=delta)
-        draws = form.named(ends_b.theta)
+        # a draw of too few points has no estimate, and keeps its place
+        draws = {name: np.full(bootstrap, np.nan) for name in values}
+        for name, column in form.named(ends_b.theta).items():
+            draws[name][enough] = column
         if len(ends_b.converged) and (lost := 1 - ends_b.converged.mean()) > 0.05:
             warnings.append(f"{100 * lost:.1f} % of the resamples did not converge: the intervals are rough")
     se, ci = intervals(draws)
@@ -188,9 +200,7 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
     }
     params = {name: values[name] for name in form.parameters}
     derived = {name: v for name, v in values.items() if name not in params}
-    drawn_from = None
-    if draws and form.mask is None:
-        drawn_from = Resampled(np.log(np.column_stack([points.params, points.tokens])), seed)
+    drawn_from = Resampled(_plan(points), seed) if draws and form.mask is None else None
     return Fit(form.name, params, derived, objective, se, ci, warnings, diagnostics, draws, predicted, drawn_from)
 
 

@@ -12,17 +12,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from tasks.scaling.laws import Law
-from tasks.scaling.points import Points
-
-SAME = 0.02
-"""Largest difference of log N or log D between runs that count as the same: a norm more or less is no other size."""
 
 
 def together(laws: Mapping[str, Law]) -> dict[str, str]:
     """{variant: the first name, by the alphabet, of those that were resampled with it}."""
     members: list[list[str]] = []
     for name in sorted(laws):
-        group = next((g for g in members if same_design(laws[g[0]], laws[name])), None)
+        group = next((g for g in members if drawn_alike(laws[g[0]], laws[name])), None)
         if group is None:
             members.append([name])
         else:
@@ -30,13 +26,10 @@ def together(laws: Mapping[str, Law]) -> dict[str, str]:
     return {name: group[0] for group in members for name in group}
 
 
-def same_design(one: Law, other: Law) -> bool:
+def drawn_alike(one: Law, other: Law) -> bool:
     """Whether each draw of both laws is a fit to the same runs, by size and tokens."""
-    a, b = one.resampled, other.resampled
-    if a is None or b is None or a.seed != b.seed or a.design.shape != b.design.shape:
-        return False
     counts = {len(column) for law in (one, other) for column in law.draws.values()}
-    return len(counts) == 1 and bool((np.abs(a.design - b.design) <= SAME).all())
+    return one.resampled is not None and one.resampled == other.resampled and len(counts) == 1
 
 
 def shuffled(group: str, law: Law) -> dict[str, np.ndarray]:
@@ -51,17 +44,3 @@ def shuffled(group: str, law: Law) -> dict[str, np.ndarray]:
     seed = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little")
     order = np.random.Generator(np.random.Philox(seed)).permutation(count)
     return {key: np.asarray(column, dtype=float)[order] for key, column in law.draws.items()}
-
-
-def in_order_of(points: Points, other: Points) -> Points:
-    """The points in the other's order where both are the same sizes and tokens, so that they are resampled together."""
-    if len(points) != len(other):
-        return points
-    mine, theirs = (np.lexsort((p.tokens, p.params)) for p in (points, other))
-    for column in ("params", "tokens"):
-        apart = np.log(getattr(points, column)[mine] / getattr(other, column)[theirs])
-        if (np.abs(apart) > SAME).any():
-            return points
-    place = np.empty(len(points), int)
-    place[theirs] = mine
-    return points.take(place)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.errors import BadConfig, BadData
+from tasks.scaling.slots import Slots
 
 NUMBERS = ("params", "tokens", "flops", "loss", "unique_tokens")
 SHOWN = 5
@@ -68,6 +69,7 @@ class Points:
     """Tokens of the data without repetition; `tokens` counts every epoch."""
     run: np.ndarray | None = None
     """Whose training curve a point is on."""
+    slots: Slots | None = None
     unit: str = ""
     """Of the losses, as the file says it; empty: it does not, and nats per token are meant."""
     flops_given: bool = False
@@ -85,7 +87,8 @@ class Points:
             name: None if (column := getattr(self, name)) is None else column[chosen]
             for name in (*NUMBERS, "lines", "run")
         }
-        return replace(self, **arrays)
+        slots = self.slots and self.slots._replace(at=self.slots.at[chosen])
+        return replace(self, **arrays, slots=slots)
 
     def named(self, chosen: np.ndarray) -> str:
         """The lines of some points, for a message."""

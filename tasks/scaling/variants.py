@@ -12,8 +12,8 @@ from tasks.scaling.compare import compare
 from tasks.scaling.estimate import Fit
 from tasks.scaling.fit import as_json, fit_all, fit_names
 from tasks.scaling.laws import Law, law_of
-from tasks.scaling.pairing import in_order_of
 from tasks.scaling.points import STANDARD, Columns, Points, read_points, read_variants
+from tasks.scaling.slots import on_one_plan
 
 APPROACHES = ("approach_3", "approach_2", "approach_1")
 """Those that say which size is optimal; the first alone says what it loses."""
@@ -64,15 +64,13 @@ def _resolved(paths: Sequence[str]) -> set[Path]:
 
 
 def fit_variants(variants: Mapping[str, Points], approach: str, *, bootstrap: int, seed: int) -> dict[str, Fitted]:
-    """Each variant's fits.
+    """Each variant's fits; draws of variants of the same sizes and tokens go together (`tasks.scaling.pairing`).
 
     Raises:
         UserError: what `fit_all` raises, with the variant's name before it where there are several.
     """
     out: dict[str, Fitted] = {}
-    for name, points in variants.items():
-        for earlier in out.values():
-            points = in_order_of(points, earlier.points)
+    for name, points in (on_one_plan(variants) if len(variants) > 1 else variants).items():
         try:
             found, refused = fit_all(points, fit_names(approach, points), bootstrap=bootstrap, seed=seed)
         except UserError as error:

@@ -13,12 +13,12 @@ from scipy.optimize import brentq, minimize_scalar
 from cluster.errors import BadConfig
 from tasks.scaling.approach2 import fit_approach_2
 from tasks.scaling.compare import compare
-from tasks.scaling.estimate import Resampled
 from tasks.scaling.fit import fit_approach_3
 from tasks.scaling.laws import Law, law_of
-from tasks.scaling.pairing import same_design
+from tasks.scaling.pairing import drawn_alike
 from tasks.scaling.points import Points, points_of
 from tasks.scaling.published import published
+from tasks.scaling.slots import on_one_plan
 from tasks.scaling.variants import fit_variants, laws_of
 from tests.tasks.scaling_data import TRUE, isoflops
 
@@ -188,18 +188,31 @@ def test_runs_of_the_same_sizes_and_tokens_are_drawn_together() -> None:
     assert inside >= 5 and np.mean(ratios) < 0.75, (inside, ratios)
 
 
-def test_other_seeds_sizes_or_counts_are_not_drawn_together() -> None:
+def test_a_variant_that_lacks_some_runs_is_drawn_with_the_others() -> None:
+    grid = measured(TRUE, 0)
+    few = grid.take(np.arange(5, 50))
+    more = points_of(np.r_[few.loss, 3.0, 3.1], params=np.r_[few.params, 5e7, 5e7], tokens=np.r_[few.tokens, 7e9, 7e9])
+    other = measured(TRUE, 1)  # of other sizes
+    found = on_one_plan({"grid": grid, "few": few, "more": more, "other": other})
+    plan = found["grid"].slots
+    assert plan.count == 52 and plan.at.tolist() == list(range(50))
+    assert found["few"].slots.at.tolist() == list(range(5, 50)) and found["few"].slots.plan == plan.plan
+    # seeds of one size take a place each
+    assert found["more"].slots.at.tolist() == [*range(5, 50), 50, 51]
+    assert found["other"].slots.plan != plan.plan and found["other"].slots.count == 50
+    laws = laws_of(fit_variants({"few": few, "grid": grid, "other": other}, "3", bootstrap=40, seed=0), "approach_3")
+    assert [pair["paired"] for pair in compare(laws, comparable=True)["pairs"]] == [True, False, False]
+
+
+def test_other_seeds_plans_or_counts_are_not_drawn_together() -> None:
     law = fitted(TRUE, 0, 40)
-    assert law.resampled is not None and same_design(law, law)
-    shifted = Resampled(law.resampled.design + [0.05, 0], law.resampled.seed)
-    for other in (
-        replace(law, resampled=shifted),
-        replace(law, resampled=law.resampled._replace(seed=1)),
-        replace(law, resampled=law.resampled._replace(design=law.resampled.design[1:])),
-        replace(law, draws={name: column[1:] for name, column in law.draws.items()}),
-    ):
-        assert not same_design(law, other)
-    found = compare({"a": law, "b": law, "c": replace(law, resampled=shifted)}, comparable=True)
+    assert law.resampled is not None and drawn_alike(law, fitted(TRUE, 0, 40))
+    assert law.resampled != fitted(TRUE, 1, 40).resampled
+    unlike = replace(law, resampled=law.resampled._replace(seed=1))
+    assert not drawn_alike(law, unlike)
+    assert not drawn_alike(law, replace(law, draws={name: column[1:] for name, column in law.draws.items()}))
+    assert not drawn_alike(exact(TRUE), exact(TRUE))
+    found = compare({"a": law, "b": law, "c": unlike}, comparable=True)
     assert [pair["paired"] for pair in found["pairs"]] == [True, False, False]
     assert found["pairs"][0]["losses"][0]["ci95"] == [0, 0] and found["pairs"][0]["losses"][0]["verdict"] == "undecided"
     assert any("a, b were run at the same sizes and tokens" in told for told in found["assumed"])
