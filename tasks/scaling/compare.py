@@ -388,9 +388,7 @@ def _multiplier(
 
 def _interval(values: np.ndarray) -> list[float] | None:
     usable = values[np.isfinite(values)]
-    if len(usable) < FEWEST:
-        return None
-    return [float(q) for q in np.quantile(usable, [0.025, 0.975])]
+    return [float(q) for q in np.quantile(usable, [0.025, 0.975])] if len(usable) >= FEWEST else None
 
 
 def _outer(values: np.ndarray, below: float | None = None) -> list[float | None]:
