@@ -11,7 +11,7 @@ from pipelines.cli_options import JsonOption, StoreOption, show_json
 
 
 def _column(name: str, text: str) -> Any:
-    return typer.Option(f"--{name}", metavar="COLUMN", help=f"{text} [default: {name.replace('-', '_')}]")
+    return typer.Option(f"--{name}", metavar="COLUMN", help=text)
 
 
 WhereOption = Annotated[
