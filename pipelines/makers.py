@@ -24,10 +24,15 @@ class Maker(NamedTuple):
         """The page's address on any MLflow server of that tracker, `triptych ui` included."""
         if not (self.mlflow_run and self.experiment_id):
             return ""
-        return f"#/experiments/{self.experiment_id}/runs/{self.mlflow_run}"
+        return page(self.experiment_id, self.mlflow_run)
 
     def as_json(self) -> dict[str, str]:
         return {k: v for k, v in {**self._asdict(), "fragment": self.fragment}.items() if v}
+
+
+def page(experiment_id: str, mlflow_run: str) -> str:
+    """A run's page as one wants it here: of a training, not of chat traces."""
+    return f"#/experiments/{experiment_id}/runs/{mlflow_run}?workflowType=machine_learning"
 
 
 class Makers:

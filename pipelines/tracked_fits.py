@@ -10,7 +10,7 @@ from typing import Any
 from cluster.store import Store
 from cluster.tracking_buffer import EXPERIMENT_ID, MAX_TAG, NOTE
 from pipelines.fits import metrics
-from pipelines.makers import Makers
+from pipelines.makers import Makers, page
 
 FITTED_TO = "triptych.fitted_to"
 """Tag: the MLflow runs of the points, by which the fits that used a run are found."""
@@ -74,10 +74,8 @@ def _note(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any]) -> str:
     room = MAX_TAG - len(head) - 100
     for row in rows:
         name, *figures = (_cell(row.get(name)) for name in SHOWN)
-        page = row["mlflow_page"] or (
-            f"#/experiments/{EXPERIMENT_ID}/runs/{row['mlflow_run']}" if row["mlflow_run"] else ""
-        )
-        line = f"| {f'[{name}]({page})' if page else name} | {' | '.join(figures)} |\n"
+        known = row["mlflow_page"] or (page(EXPERIMENT_ID, row["mlflow_run"]) if row["mlflow_run"] else "")
+        line = f"| {f'[{name}]({known})' if known else name} | {' | '.join(figures)} |\n"
         room -= len(line)
         if room < 0:
             lines.append(f"\n{len(rows) - len(lines)} more are in the artifact `{TABLE}`.")

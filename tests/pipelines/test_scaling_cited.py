@@ -17,6 +17,7 @@ from pipelines.tracked_fits import FITTED_TO
 from pipelines.view import view_of
 from tests.recipes.toy_scaling import Compared, Fitted, Measured
 
+KIND = "?workflowType=machine_learning"
 GRID = [(n, d) for n in (1e5, 1e6, 1e7) for d in (3e7, 3e8, 3e9)]
 
 
@@ -65,10 +66,10 @@ def test_mlflow_has_the_runs_of_a_fit(swept: tuple[Path, Any, Any]) -> None:
     assert [row["key"] for row in rows] == [second.artifacts[f"m{i}"]["key"] for i in range(len(GRID))]
     assert [row["content"] for row in rows] == [second.artifacts[f"m{i}"]["content"] for i in range(len(GRID))]
     assert [row["mlflow_run"] for row in rows] == expected
-    assert rows[0]["mlflow_page"] == f"#/experiments/{first.tracking['experiment_id']}/runs/{expected[0]}"
+    assert rows[0]["mlflow_page"] == f"#/experiments/{first.tracking['experiment_id']}/runs/{expected[0]}{KIND}"
     assert json.loads(fit.data.tags["mlflow.loggedArtifacts"]) == [{"path": "runs.json", "type": "table"}]
     note = fit.data.tags["mlflow.note.content"]
-    assert all(f"](#/experiments/{fit.info.experiment_id}/runs/{made})" in note for made in expected)
+    assert all(f"](#/experiments/{fit.info.experiment_id}/runs/{made}{KIND})" in note for made in expected)
     assert "loss, bits per byte" in note
 
     figures = fit.data.metrics
@@ -103,7 +104,7 @@ def test_with_a_server_a_point_links_to_its_page(swept: tuple[Path, Any, Any]) -
     record.info["mlflow"] = {"uri": "https://tracking.example/", "experiment_id": "7", "run_id": "abc"}
     view = view_of(store, record)
     made = view["scaling"][0]["points"][8]["maker"]
-    assert made["url"] == f"https://tracking.example/#/experiments/7/runs/{made['mlflow_run']}"
+    assert made["url"] == f"https://tracking.example/#/experiments/7/runs/{made['mlflow_run']}{KIND}"
     assert f'<a href="{made["url"]}"><circle' in render(view)
 
 
