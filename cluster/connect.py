@@ -24,6 +24,9 @@ QUIET = {
     "GOMP_SPINCOUNT": "10000",  # threads that wait must not take the cores that others work on
 }
 
+PROBE_SECONDS = 5.0
+"""How long a cluster may take to answer a first call."""
+
 Code = Callable[[], dict[str, Any]]
 
 
@@ -55,7 +58,7 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: Code
         _start_here(common)
         return True
     _probe(address)
-    use_token()
+    use_token(address or "auto")
     try:
         environment = code() if code is not None and not _in_job() else None
         ray.init(address=address or "auto", runtime_env=environment, **common)
@@ -107,11 +110,37 @@ def _start_here(common: Mapping[str, Any]) -> None:
                 ) from None
 
 
-def use_token() -> None:
-    """Ray protects the clusters it starts by a token: use it wherever its file is present."""
+def use_token(address: str = "") -> None:
+    """Ray protects the clusters it starts by a token: use it where its file is present, unless the mode is set.
+
+    `address` is of the cluster that this process will be a driver of. Where that is known to run without tokens, the
+    driver must not have one: it would ask it of all who call back, be taken for dead, and lose its actors.
+    """
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
-    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
-        os.environ["RAY_AUTH_MODE"] = "token"
+    if "RAY_AUTH_MODE" in os.environ or not (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
+        return
+    os.environ["RAY_AUTH_MODE"] = "disabled" if address and _answers_without_token(address) else "token"
+
+
+def _answers_without_token(address: str) -> bool:
+    import grpc
+
+    try:
+        found = _newest_cluster() if address == "auto" else address
+        if not found or "://" in found:  # Ray Client's driver is on the cluster itself
+            return False
+        with grpc.insecure_channel(found) as channel:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_SECONDS)
+    except (grpc.RpcError, ConnectionError):  # it wants a token (UNAUTHENTICATED) or TLS, or Ray will say what else
+        return False
+    return True
+
+
+def _newest_cluster() -> str | None:
+    """The address that `auto` stands for."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address("auto")
 
 
 def _probe(address: str | None) -> None:
@@ -122,7 +151,7 @@ def _probe(address: str | None) -> None:
     if not port.isdigit():
         raise Unreachable(f"{address!r} is not the address of a Ray cluster", "use HOST:PORT, auto or ray://HOST:PORT")
     try:
-        socket.create_connection((host or "127.0.0.1", int(port)), timeout=5).close()
+        socket.create_connection((host or "127.0.0.1", int(port)), timeout=PROBE_SECONDS).close()
     except OSError as error:
         raise Unreachable(
             f"no Ray cluster answers at {address} ({error.strerror or error})",

@@ -83,7 +83,8 @@ def status(
         return
     record = resolve_run(where, run)
     reconcile(where, [record])
-    found = {**run_row(record), "command": record.info.get("command"), "stages": stage_rows(record)}
+    notices = record.status.get("notices", [])
+    found = {**run_row(record), "command": record.info.get("command"), "notices": notices, "stages": stage_rows(record)}
     if json:
         show_json(found)
         return

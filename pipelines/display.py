@@ -68,10 +68,12 @@ class Progress(Watcher):
         self.plan: Plan | None = None
         self._live: Live | None = None
         self._shown: dict[str, str] = {}
+        self._told = 0
         self._refreshed = 0.0
 
     def planned(self, plan: Plan, record: RunRecord | None, resumed: bool) -> None:
         self.plan, self.record = plan, record
+        self._told = len(record.status.get("notices", [])) if record is not None else 0  # of sessions before
         counts = plan.as_json()["counts"] if len(plan.steps) < 2000 else {}
         if record is None or not plan.to_run:
             return
@@ -87,12 +89,14 @@ class Progress(Watcher):
         if self.record is None or now - self._refreshed < (0.25 if self._live else 0.5):
             return
         self._refreshed = now
+        self._notices()
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
         else:
             self._lines()
 
     def closed(self) -> None:
+        self._notices()
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -100,6 +104,13 @@ class Progress(Watcher):
                 self.console.print(self._table())
         elif self.record is not None:
             self._lines()
+
+    def _notices(self) -> None:
+        """What concerns the run as a whole, each once, above the table."""
+        found = self.record.status.get("notices", []) if self.record is not None else []
+        for entry in found[self._told :]:
+            print_notice(entry, self.console)
+        self._told = max(self._told, len(found))
 
     def _lines(self) -> None:
         """One line for each change of state, and progress now and then, for logs and pipes."""
@@ -174,6 +185,12 @@ def _progress_text(progress: dict[str, Any], seconds: float = 0.0) -> str:
     if total and done and seconds:
         parts.append(f"ETA {duration(seconds * (total - done) / done)}")
     return "  ".join(parts)
+
+
+def print_notice(entry: dict[str, Any], console: Console) -> None:
+    """What was seen, and what to do."""
+    text = f"[yellow]note[/]: {escape(str(entry['message']))}\n  {escape(str(entry['remedy']))}"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def print_result(result: Result, console: Console) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.display import COLOURS, duration, number
+from pipelines.display import COLOURS, duration, number, print_notice
 from pipelines.plan import CACHED, STALE, Plan
 
 MOST_CHANGES = 8
@@ -51,6 +51,8 @@ def print_status(found: dict[str, Any], console: Console) -> None:
     """One run: its state and that of each stage."""
     command = escape(found.get("command") or "")
     console.print(f"[bold]{found['run']}[/]  {found['state']}  {command}", highlight=False, soft_wrap=True)
+    for entry in found["notices"]:
+        print_notice(entry, console)
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "state", "time", "attempt", "what"):
         table.add_column(title, overflow="fold")

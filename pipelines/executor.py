@@ -154,9 +154,11 @@ class Executor:
             self.event(event)
 
     def event(self, event: Event) -> None:
-        """Take a stage's progress, metric, file, checkpoint, split of the batch or decision."""
-        name, kind = event["stage"], event["type"]
-        if kind == "metric":
+        """Take a stage's progress, metric, file, checkpoint, split of the batch or decision; or a notice of the run."""
+        name, kind = event.get("stage", ""), event["type"]
+        if kind == "notice":
+            self.record.notice(event["message"], event["remedy"])
+        elif kind == "metric":
             self.tracker.metric(name, event["step"], event["values"])
             self.record.stage(name)["last"] = event["values"]
         elif kind == "file":

@@ -6,11 +6,13 @@ Both pools take jobs and give back outcomes and events through `wait`; neither t
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from cluster.store import Store
+from pipelines.events import EventLine
 from pipelines.worker import Event, Job, execute, pack
 from tasks.base import Runtime
 
@@ -70,32 +72,12 @@ class InlinePool:
         self._jobs.clear()
 
 
-class _Hub:
-    """A small actor that carries events from stages to the driver."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self._events: list[Event] = []
-        self._ready = asyncio.Event()
-
-    async def push(self, events: list[Event]) -> None:
-        self._events.extend(events)
-        self._ready.set()
-
-    async def drain(self, timeout: float) -> list[Event]:
-        import asyncio
-        import contextlib
-
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._ready.wait(), timeout)
-        self._ready.clear()
-        events, self._events = self._events, []
-        return events
-
-
 def _stage(payload: bytes, hub: Any) -> Outcome:
-    return execute(payload, lambda events: hub.push.remote(events))
+    def sink(events: list[Event]) -> None:
+        if hub is not None:
+            hub.push.remote(events)
+
+    return execute(payload, sink)
 
 
 class RayPool:
@@ -103,27 +85,23 @@ class RayPool:
 
     def __init__(self, *, fixed: bool) -> None:
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from cluster.connect import resources
 
         self._ray = ray
-        # On the driver's node: events must not end with another one.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._hub = ray.remote(_Hub).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote()
+        self._line = EventLine(joined=not fixed)
         self._remote = ray.remote(max_retries=0)(_stage)
         self._placed: dict[str, Any] = {}
         self._tickets: dict[Any, int] = {}
         self._refs: dict[int, Any] = {}
         self._next = 0
-        self._drain: Any = None
         found = resources()
         self.fixed = fixed
         self.slots = found.get("CPU", 0.0)
         self.gpus = found.get("GPU", 0.0)
 
     def submit(self, job: Job) -> int:
-        ref = self._function(job).remote(pack(job), self._hub)
+        ref = self._function(job).remote(pack(job), self._line.hub)
         self._next += 1
         self._tickets[ref] = self._next
         self._refs[self._next] = ref
@@ -148,37 +126,38 @@ class RayPool:
         return self._placed[placed]
 
     def wait(self, timeout: float) -> tuple[list[tuple[int, Outcome]], list[Event]]:
-        if self._drain is None:
-            self._drain = self._hub.drain.remote(30.0)
-        refs = [*self._tickets, self._drain]
+        call = self._line.call()
+        refs = [*self._tickets, *([call] if call is not None else [])]
+        if not refs:
+            time.sleep(timeout)
+            return [], []
         ready, _ = self._ray.wait(refs, num_returns=1, timeout=timeout)
         if ready and len(refs) > 1:
             ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
         outcomes: list[tuple[int, Outcome]] = []
         events: list[Event] = []
         for ref in ready:
-            if ref == self._drain:
-                self._drain = None
-                events.extend(self._get(ref, []))
+            if ref == call:
+                events.extend(self._line.take())
                 continue
             ticket = self._tickets.pop(ref)
             del self._refs[ticket]
-            outcomes.append((ticket, self._get(ref, None)))
+            outcomes.append((ticket, self._get(ref)))
         return outcomes, events
 
-    def _get(self, ref: Any, default: Any) -> Any:
+    def _get(self, ref: Any) -> Outcome:
         from ray import exceptions
 
         try:
             return self._ray.get(ref)
         except exceptions.TaskCancelledError:
-            return default if default is not None else _failed("cancelled", "TaskCancelledError", "cancelled")
+            return _failed("cancelled", "TaskCancelledError", "cancelled")
         except exceptions.OutOfMemoryError as error:
-            return default if default is not None else _failed("memory", type(error).__name__, _first(error))
+            return _failed("memory", type(error).__name__, _first(error))
         except exceptions.RayTaskError as error:
-            return default if default is not None else _failed("bug", type(error).__name__, str(error))
+            return _failed("bug", type(error).__name__, str(error))
         except exceptions.RayError as error:
-            return default if default is not None else _failed("worker", type(error).__name__, _first(error))
+            return _failed("worker", type(error).__name__, _first(error))
 
     def cancel(self, ticket: int, *, force: bool) -> None:
         if ticket in self._refs:
@@ -186,16 +165,10 @@ class RayPool:
 
     def trailing(self) -> list[Event]:
         """Events that stages sent just before they ended."""
-        if self._drain is None:
-            return self._get(self._hub.drain.remote(0.0), [])
-        self._hub.push.remote([])  # wakes the open call
-        return self._get(self._drain, [])
+        return self._line.trailing()
 
     def close(self) -> None:
-        import contextlib
-
-        with contextlib.suppress(Exception):
-            self._ray.kill(self._hub)
+        self._line.close()
 
 
 def _failed(kind: str, name: str, message: str) -> Outcome:

@@ -1,7 +1,7 @@
 """The record of a run, in the store: what was asked, the plan, the state of every stage, decisions.
 
 runs/<run>/run.json      written once: recipe, config, command, stages and keys
-runs/<run>/status.json   rewritten while the run goes: state, stages, driver and its beat
+runs/<run>/status.json   rewritten while the run goes: state, stages, notices, driver and its beat
 runs/<run>/logs/<stage>.log
 runs/<run>/files/<stage>/  samples and traces of stages
 runs/<run>/cancel        asks the driver to stop
@@ -121,6 +121,11 @@ class RunRecord:
 
     def stage(self, name: str) -> dict[str, Any]:
         return self.status["stages"].setdefault(name, {})
+
+    def notice(self, message: str, remedy: str) -> None:
+        """Note what concerns the run as a whole and does not end it: what was seen, and what to do."""
+        entry = {"time": time.time(), "message": message, "remedy": remedy}
+        self.status.setdefault("notices", []).append(entry)
 
     def write(self, *, force: bool = False, every: float = 1.0) -> None:
         """Write the status; without `force` only when the last write is `every` seconds old."""
