@@ -149,7 +149,7 @@ def _isoflop(dots: Sequence[Dot], fit: Mapping[str, Any], unit: str) -> Markup:
     parts.append(legend(_thinned(rows), frame.width - frame.right + 14, frame.top + 10, "FLOPs"))
     told = "; diamonds: minima of the parabolas" if minima else ""
     hollow_told = "; hollow: outside of its parabola's window" if outside else ""
-    return frame.figure(f"IsoFLOP lines: models of one budget each{told}{hollow_told}", parts)
+    return frame.figure(f"IsoFLOP lines: models of one compute budget each{told}{hollow_told}", parts)
 
 
 def _loss(dots: Sequence[Dot], found: Mapping[str, Any], predicted: Sequence[Predicted], unit: str) -> Markup:

@@ -30,7 +30,7 @@ def test_the_page_shows_fits_predictions_and_pairs() -> None:
     for words in (
         "decoder: N ∝ C^0.51",
         "The loss of both runs beyond the sweep was predicted within 0.4 %.",
-        "IsoFLOP lines: models of one budget each; diamonds: minima of the parabolas",
+        "IsoFLOP lines: models of one compute budget each; diamonds: minima of the parabolas",
         "loss, nats per token (log scale)",
         "training compute, FLOPs (log scale)",
         "Residuals of approach 3 over tokens",
