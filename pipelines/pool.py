@@ -6,11 +6,15 @@ Both pools take jobs and give back outcomes and events through `wait`; neither t
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.aside import aside
 from cluster.store import Store
 from pipelines.events import EventLine
 from pipelines.worker import Event, Job, execute, pack
@@ -70,6 +74,25 @@ class InlinePool:
 
     def close(self) -> None:
         self._jobs.clear()
+
+
+@contextlib.contextmanager
+def ray_log(store: Store, folder: str) -> Iterator[None]:
+    """What Ray says in this process meanwhile goes into `ray.log` of the run's folder; on a remote store at the end."""
+    if store.local_root is not None:
+        with aside(Path(store.local_root) / folder / "ray.log"):
+            yield
+        return
+    with tempfile.TemporaryDirectory(prefix="triptych-") as temporary:
+        path = Path(temporary) / "ray.log"
+        try:
+            with aside(path):
+                yield
+        finally:
+            if path.is_file():
+                with contextlib.suppress(Exception):  # a log that cannot be uploaded must not fail the run
+                    name = f"{folder}/ray.log"
+                    store.write_bytes(name, (store.read_bytes(name) or b"") + path.read_bytes())
 
 
 def _stage(payload: bytes, hub: Any) -> Outcome:

@@ -3,6 +3,7 @@
 runs/<run>/run.json      written once: recipe, config, command, stages and keys
 runs/<run>/status.json   rewritten while the run goes: state, stages, notices, driver and its beat
 runs/<run>/logs/<stage>.log
+runs/<run>/ray.log       what Ray said in the driver's process, if anything
 runs/<run>/files/<stage>/  samples and traces of stages
 runs/<run>/cancel        asks the driver to stop
 plans/<plan id>.json     the newest run of the same plan, so that the same command continues it

@@ -246,7 +246,7 @@ def _execute(request: Request, store: Store, plan: Plan, record: RunRecord, trac
 
     tracked.begin(record, plan)
     holder: list[Executor] = []
-    with _pool(request, store, holder) as pool, _signals(holder):  # Ray puts handlers of its own in place
+    with _pool(request, store, record, holder) as pool, _signals(holder):  # Ray puts handlers of its own in place
         executor = Executor(
             plan,
             store,
@@ -267,8 +267,8 @@ def _execute(request: Request, store: Store, plan: Plan, record: RunRecord, trac
 
 
 @contextlib.contextmanager
-def _pool(request: Request, store: Store, holder: list[Any]) -> Iterator[Any]:
-    from pipelines.pool import InlinePool, RayPool
+def _pool(request: Request, store: Store, record: RunRecord, holder: list[Any]) -> Iterator[Any]:
+    from pipelines.pool import InlinePool, RayPool, ray_log
 
     if store.in_process and request.address not in (None, "inline"):
         raise BadConfig(
@@ -280,14 +280,15 @@ def _pool(request: Request, store: Store, holder: list[Any]) -> Iterator[Any]:
         return
     from cluster.connect import connect, shutdown
 
-    mine = connect(request.address, **_connecting(request))
-    pool = RayPool(fixed=request.address is None)
-    try:
-        yield pool
-    finally:
-        pool.close()
-        if mine:
-            shutdown()
+    with ray_log(store, record.folder):
+        mine = connect(request.address, **_connecting(request))
+        pool = RayPool(fixed=request.address is None)
+        try:
+            yield pool
+        finally:
+            pool.close()
+            if mine:
+                shutdown()
 
 
 def _connecting(request: Request) -> dict[str, Any]:

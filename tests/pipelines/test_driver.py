@@ -117,7 +117,7 @@ def test_cancel_and_status_from_another_shell(tmp_path: Path, text: Path, comman
 
 
 def test_a_lost_worker_is_replaced_and_the_decision_recorded(tmp_path: Path, text: Path) -> None:
-    finish(start(tmp_path, text, "train.steps=10", "train.die_at=4", "tracking=off"))
+    output = finish(start(tmp_path, text, "train.steps=10", "train.die_at=4", "tracking=off"))
     store = Store(str(tmp_path / "store"))
     record = RunRecord.load(store, run_names(store)[-1])
     entry = record.status["stages"]["train"]
@@ -125,6 +125,8 @@ def test_a_lost_worker_is_replaced_and_the_decision_recorded(tmp_path: Path, tex
     assert [d["error"] for d in entry["decisions"]] == ["worker"]
     log = store.read_text(f"runs/{record.name}/logs/train.log") or ""
     assert "resumed at step 4" in log
+    said = "A worker died or was killed"  # by Ray, into a file
+    assert said not in output and said in (store.read_text(f"{record.folder}/ray.log") or "")
 
 
 @pytest.mark.parametrize("drivers", [2])
