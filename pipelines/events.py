@@ -17,8 +17,8 @@ DRAIN_SECONDS = 30.0
 """How long one call waits for events."""
 MOST_RESTARTS = 5
 """Of the actor's process, should it be killed; what it held is lost."""
-MOST_FAILURES = 3
-"""Calls in a row that may fail while it starts again."""
+PATIENCE_SECONDS = 120.0
+"""How long it may take to start again; a busy machine needs tens of seconds for a process."""
 PAUSE_SECONDS = 1.0
 """Before the next call after one that failed."""
 TRAILING_SECONDS = 10.0
@@ -69,7 +69,7 @@ class EventLine:
         self.hub: Any = ray.remote(_Hub).options(**options).remote()
         self._joined = joined
         self._call: Any = None
-        self._failures = 0
+        self._failing_since = 0.0
         self._not_before = 0.0
 
     def call(self) -> Any:
@@ -87,15 +87,15 @@ class EventLine:
             events = self._ray.get(call)
         except exceptions.RayError as error:
             return self._failed(error)
-        self._failures = 0
+        self._failing_since = 0.0
         return events
 
     def _failed(self, error: Exception) -> list[Event]:
         from ray import exceptions
 
-        self._failures += 1
-        self._not_before = time.monotonic() + PAUSE_SECONDS
-        if isinstance(error, exceptions.ActorUnavailableError) and self._failures < MOST_FAILURES:
+        now = time.monotonic()
+        self._failing_since, self._not_before = self._failing_since or now, now + PAUSE_SECONDS
+        if isinstance(error, exceptions.ActorUnavailableError) and now - self._failing_since < PATIENCE_SECONDS:
             return []  # it starts again
         self.close()
         return [notice(error, self._joined)]
