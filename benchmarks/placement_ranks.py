@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 LM = {"name": "language-model", "settings": {}}
@@ -133,6 +132,7 @@ def one_run(case: Mapping[str, Any]) -> dict[str, Any]:
     from modeling.memory_use import largest, memory_use
     from modeling.records import Hooks
     from modeling.step import rank_rows
+    from tasks.base import Runtime
 
     size, rank = MODELS[case["model"]], dist.get_rank() if dist.is_initialized() else 0
     config = model_config({"preset": size["preset"], "vocab_size": VOCABULARY})
@@ -179,7 +179,7 @@ def one_run(case: Mapping[str, Any]) -> dict[str, Any]:
                 LoopConfig(steps=STEPS, batch_size=case["batch"], log_every_steps=1),
                 next_batch,
                 engine_config=engine(case),
-                runtime=SimpleNamespace(cpus=1, checkpoint_every_seconds=1e9),
+                runtime=Runtime(checkpoint_every_seconds=1e9),
                 hooks=Hooks(),
             )
     finally:
