@@ -30,7 +30,7 @@ from modeling.guard import Guard, Incident, Trouble, in_words, plain, read_incid
 from modeling.kernels import keep_freed_memory
 from modeling.recompute import recomputing
 from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
-from modeling.schedule import LoopConfig, learning_rate
+from modeling.schedule import LoopConfig, decay_start, learning_rate
 from modeling.step import SAMPLE_IDS, Batch, Stepped, Stepper
 from modeling.validation import HeldOut, validate
 from modeling.watching import Watching
@@ -52,6 +52,7 @@ def fit(
     watch: Watch | None = None,
     held_out: HeldOut | None = None,
     model_files: Mapping[str, bytes] | None = None,
+    stable_dir: Path | None = None,
 ) -> FitResult:
     """Train `model` in place, as long as `loop` says; every rank of the process group calls it.
 
@@ -73,6 +74,8 @@ def fit(
             It changes nothing about training, but that `loop.patience` may end it early, and that with
             `loop.keep=best` the model on rank 0 ends with the weights of the lowest validation loss.
         model_files: {name: bytes}, what makes a usable model of a checkpoint's weights (config.json, tokenizer).
+        stable_dir: with schedule=wsd, put a checkpoint there at the end of the stable phase, before the learning rate
+            falls: a longer run may begin with it; None: do not.
 
     Raises:
         NonFiniteLoss, LossSpike: a step went wrong, and `loop.guard` says to stop; no checkpoint holds it.
@@ -97,6 +100,7 @@ def fit(
             )
         device = device_of_rank()
         hooks = hooks if hooks and rank == 0 else Hooks()
+        timed = loop.wall_minutes > 0
         loop = within_minutes(model, loop, next_batch, engine_config, device, checkpoint_dir, hooks.note)
         engine = start_engine(trained, loop, engine_config, device)
         try:
@@ -104,7 +108,7 @@ def fit(
             watching = Watching(stepper, model, watch or Watch(), hooks)
             policy = CheckpointPolicy(**{name: getattr(runtime, name) for name in CheckpointPolicy.model_fields})
             checkpoints = Checkpointer(stepper, checkpoint_dir, policy, model_files or {}, hooks)
-            run = _Run(stepper, checkpoints, hooks, flops_per_token, watching, held_out)
+            run = _Run(stepper, checkpoints, hooks, flops_per_token, watching, held_out, stable_dir, timed)
             with watching, checkpoints, recomputing(trained, activation_checkpointing):
                 result = run.train(next_batch)
             weights = full_weights(engine, trained) | run.best.weights(run.progress)
@@ -164,11 +168,14 @@ class _Run:
         flops_per_token: float | None,
         watching: Watching,
         held_out: HeldOut | None,
+        stable_dir: Path | None,
+        timed: bool,
     ) -> None:
         from modeling.flops import peak_flops
 
         self.stepper, self.loop, self.hooks = stepper, stepper.loop, hooks
         self.checkpoints, self.watching = checkpoints, watching
+        self.stable_dir, self.timed = stable_dir, timed
         self.held_out, self.best = held_out, Best(stepper.loop, checkpoints.folder, stepper.rank)
         peak = peak_flops(stepper.device, self.loop.precision) if flops_per_token else None
         self.mfu_per_token = flops_per_token / (peak * stepper.world_size) if flops_per_token and peak else None
@@ -206,6 +213,8 @@ class _Run:
                 )
                 self.checkpoints.finish()
                 return self._result(first, step + 1, early=True)
+            if self.stable_dir is not None and step + 1 == decay_start(self.loop):
+                self._checkpoint(step + 1, self.stable_dir)
             if (due or stop or self.checkpoints.due_at(step + 1, self.progress)) and not last:
                 self._checkpoint(step + 1)
             if stop:
@@ -290,7 +299,7 @@ class _Run:
         step, self.progress = found
         self.stepper.loss_scale = self.progress.loss_scale
         self.best.resume(self.progress, self.hooks.note)
-        if self.progress.planned_steps and self.progress.planned_steps != self.loop.steps:
+        if self.timed and self.progress.planned_steps and self.progress.planned_steps != self.loop.steps:
             # a budget in minutes, of which nothing but the checkpoint is left
             self.loop = self.stepper.loop = self.loop.model_copy(update={"steps": self.progress.planned_steps})
         self.hooks.note(f"continuing after step {step}")
@@ -337,9 +346,9 @@ class _Run:
         progress.history.append(record.row())
         self.hooks.on_log(record)
 
-    def _checkpoint(self, steps_done: int) -> None:
+    def _checkpoint(self, steps_done: int, into: Path | None = None) -> None:
         before = self.checkpoints.stall_seconds
-        self.checkpoints.take(steps_done, self.progress)
+        self.checkpoints.take(steps_done, self.progress, into)
         self.last_log += self.checkpoints.stall_seconds - before  # tokens/s is of training; stalls are reported apart
 
     def _result(self, first: int, steps: int, early: bool = False) -> FitResult:

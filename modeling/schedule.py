@@ -180,6 +180,11 @@ def warmup(loop: LoopConfig) -> int:
     return loop.warmup_steps or round(loop.warmup_share * loop.steps)
 
 
+def decay_start(loop: LoopConfig) -> int:
+    """schedule=wsd: steps before the learning rate begins to fall. Up to there, a longer run does the same."""
+    return max(warmup(loop), loop.steps - max(1, round(loop.decay_share * loop.steps)))
+
+
 def learning_rate(loop: LoopConfig, step: int) -> float:
     """Learning rate of optimizer step `step` (0-based) of a resolved loop.
 
@@ -197,7 +202,7 @@ def learning_rate(loop: LoopConfig, step: int) -> float:
         return loop.peak_lr
     shape: str = loop.schedule
     if loop.schedule == "wsd":
-        warm, shape = max(warm, loop.steps - max(1, round(loop.decay_share * loop.steps))), loop.decay_shape
+        warm, shape = decay_start(loop), loop.decay_shape
     done = max(0.0, (step - warm) / max(1, loop.steps - warm))
     left = {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "sqrt": 1 - math.sqrt(done)}[shape]
     return loop.peak_lr * (loop.final_lr_fraction + (1 - loop.final_lr_fraction) * left)

@@ -136,6 +136,7 @@ def fit_on_rank(
     sampler: Sampler | None = None,
     watch_layers: bool = False,
     model_files: Mapping[str, bytes] | None = None,
+    stable_dir: Path | None = None,
 ) -> FitResult:
     """`fit` as placed by `runtime`, with its events sent to the stage."""
     from modeling.guard import in_words
@@ -219,6 +220,7 @@ def fit_on_rank(
             trace=checkpoint_dir / "trace.json.gz" if checkpoint_dir else None,
         ),
         model_files=model_files,
+        stable_dir=stable_dir,
     )
 
 

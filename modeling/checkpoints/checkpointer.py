@@ -94,16 +94,17 @@ class Checkpointer:
         best = self.policy.checkpoint_keep_best and progress.best_step == steps_done
         return self.folder is not None and (best or (every > 0 and steps_done % every == 0))
 
-    def take(self, steps_done: int, progress: Progress) -> None:
-        """Copy the state after `steps_done` steps and begin to write it."""
-        if self.folder is None:
+    def take(self, steps_done: int, progress: Progress, into: Path | None = None) -> None:
+        """Copy the state after `steps_done` steps and begin to write it, into another folder than usual if given."""
+        folder = into or self.folder
+        if folder is None:
             return
         began = time.monotonic()
         self._settle()  # one that the policy asks for does not wait until the one before is written
         stepper, row = self.stepper, progress.history[-1] if progress.history else {}
-        captured = capture(stepper.engine, stepper.model, layout.partial(self.folder, steps_done), self._buffers)
+        captured = capture(stepper.engine, stepper.model, layout.partial(folder, steps_done), self._buffers)
         self._writer = Writer(
-            self.folder,
+            folder,
             steps_done,
             captured,
             rank=stepper.rank,
