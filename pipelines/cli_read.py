@@ -121,7 +121,11 @@ def logs(
         shown = len(text)
         record = resolve_run(where, record.name)
         state = record.status["stages"].get(name, {}).get("state")
-        if not follow or state in ("done", "cached", "failed", "skipped", "cancelled") or record.state() != "running":
+        if (
+            not follow
+            or state in ("done", "cached", "failed", "skipped", "pruned", "cancelled")
+            or record.state() != "running"
+        ):
             break
         time.sleep(0.5)
     if not shown:

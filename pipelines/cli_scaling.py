@@ -237,7 +237,7 @@ def _laws(name: str | None, fitted: str | None, approach: str, where: list[str] 
     else:
         points = read_points(path, Columns(), where or ())
         found, _ = fit_all(points, [f"approach_{approach}"])
-        own = law_of(found[f"approach_{approach}"], fitted, float(points.flops.max()))
+        own = law_of(found[f"approach_{approach}"], fitted, float(points.flops.max()), flops_factor=points.flops_factor)
     return [own, *([published(name)] if name and name != "all" else [])]
 
 

@@ -148,8 +148,16 @@ def forecast(plan: Plan, cluster: str | None = None, gpu_name: str = "") -> Fore
     machines = read_cluster(path) if cluster or path.is_file() else []
     nodes = [step.node for step in plan.steps.values() if step.state != CACHED]
     found = needs(nodes, gpu_name=gpu_name, machines=machines)
-    choices = [choose(need.stages[0], need.training, machines) for need in found if need.training.steps]
+    small = _small_runs(plan)
+    shown = [(next((s for s in need.stages if s not in small), ""), need.training) for need in found]
+    choices = [choose(stage, training, machines) for stage, training in shown if stage and training.steps]
     return Forecast(found, choices if machines else [], path.name if machines else "")
+
+
+def _small_runs(plan: Plan) -> set[str]:
+    """The runs of a sweep but the largest, which says enough."""
+    sweep = plan.graph.pipeline.sweep
+    return set(sorted(ranks := sweep.ranks(plan.graph), key=lambda name: ranks[name])[:-1]) if sweep else set()
 
 
 def choose(stage: str, training: Training, machines: Sequence[Machine]) -> Choice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,7 @@ COLOURS = {
     "waiting": "magenta",
     "failed": "bold red",
     "skipped": "dim red",
+    "pruned": "dim",
     "cancelled": "red",
     "pending": "dim",
 }
@@ -204,6 +206,8 @@ def print_result(result: Result, console: Console) -> None:
         console.print(pretraining_table(found["pretraining"]))
     if found["rows"]:
         console.print(results_table(found["rows"]))
+    for line in _sweep_lines(result):
+        console.print(line, highlight=False, markup=False)
     for name, entry in stages.items():
         if entry.get("state") == "failed":
             print_failure(name, entry.get("error") or {}, result.store.url, console)
@@ -232,6 +236,20 @@ def print_failure(name: str, error: dict[str, Any], store: str, console: Console
         console.print(escape(error["traceback"].rstrip()), highlight=False)
     if error.get("log"):
         console.print(f"  log: {store.rstrip('/')}/{error['log']}", highlight=False, soft_wrap=True)
+
+
+def _sweep_lines(result: Result) -> Iterator[str]:
+    """What a sweep's comparison found."""
+    import json
+
+    from pipelines.display_scaling import comparison_lines, sweep_lines
+
+    for stage, manifest in result.artifacts.items():
+        if manifest.get("kind") == "scaling-comparison":
+            found = json.loads((result.path(stage) / "comparison.json").read_text(encoding="utf-8"))
+            yield from sweep_lines(found)
+            if found["pairs"]:
+                yield from comparison_lines({found["approach"]: found})
 
 
 def results_of(result: Result) -> dict[str, list[dict[str, Any]]]:

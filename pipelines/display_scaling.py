@@ -134,6 +134,30 @@ def _open(pair: Sequence[float | None]) -> str:
     return first if first == second else f"{first} to {second}"
 
 
+def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """A sweep's comparison for a person: exponents by variant, then what was predicted and what came."""
+    for name, variant in found["variants"].items():
+        low, high = variant["flops"]
+        yield (
+            f"{name} ({variant['architecture']}, {variant['objective']}): {variant['points']} runs of "
+            f"{variant['models']} sizes, {low:.2g} to {high:.2g} FLOPs"
+        )
+        for approach, exponents in variant["exponents"].items():
+            said = (
+                f"{'N' if key == 'exponent_N' else 'D'} ∝ C^{each['value']:.3f}"
+                + (f" ({each['ci95'][0]:.3f} to {each['ci95'][1]:.3f})" if each["ci95"] else "")
+                for key, each in exponents.items()
+            )
+            yield f"  {approach:<12}{', '.join(said)}"
+    for each in found["predictions"]:
+        yield (
+            f"{each['variant']} at {each['times_largest']:.1f} times the largest compute "
+            f"({short(each['params'])} on {short(each['tokens'])} tokens): predicted {each['predicted_loss']:.4f}"
+            + (f" ({each['ci95'][0]:.4f} to {each['ci95'][1]:.4f})" if each["ci95"] else "")
+            + f", measured {each['measured_loss']:.4f} {each['unit']}: {100 * each['error']:+.2f} %"
+        )
+
+
 def budget_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """`triptych budget` for a person."""
     yield f"{found[0]['budget']['said']}: {found[0]['budget']['flops']:.3g} FLOPs"

@@ -1,8 +1,9 @@
 """Runs a plan: claims stages, places them, hears their outcomes, decides what happens next.
 
 All state that matters is in the store, so the driver may die at any moment. Within one driver every
-stage goes `pending → waiting | running → done | cached | failed | skipped | cancelled`; `waiting` means
-that another driver is at work on the same key and its result will be shared.
+stage goes `pending → waiting | running → done | cached | failed | skipped | pruned | cancelled`; `waiting`
+means that another driver is at work on the same key and its result will be shared, `pruned` that a sweep
+does not need the stage.
 
 What is tried again depends on the class of the error: `pipelines.retries`.
 """
@@ -24,15 +25,17 @@ from cluster.store import Store
 from pipelines.code import ROOT
 from pipelines.graph import Node
 from pipelines.placement import Placement
-from pipelines.plan import CACHED, Plan, changed_inputs
+from pipelines.plan import CACHED, Plan, changed_inputs, other_inputs
 from pipelines.pool import Outcome, Pool
 from pipelines.retries import Failures, decide
 from pipelines.runs import RunRecord
+from pipelines.sweep import PRUNED, pruned
 from pipelines.worker import Event, Job
 from tasks.base import Edge, Runtime
 
 DONE = ("done", "cached")
-ENDED = (*DONE, "failed", "skipped", "cancelled")
+WELL = (*DONE, PRUNED)
+ENDED = (*WELL, "failed", "skipped", "cancelled")
 GRACE_SECONDS = 8.0
 
 
@@ -99,7 +102,10 @@ class Executor:
         self._beats: threading.Thread | None = None
         self._lost: set[str] = set()
         self._failed = False
-        self.placement = Placement(plan.steps, pool, lambda name: self.live[name].state)
+        sweep = plan.graph.pipeline.sweep
+        ranks = sweep.ranks(plan.graph) if sweep is not None else {}
+        self.placement = Placement(plan.steps, pool, lambda name: self.live[name].state, ranks)
+        self._decided_at = -1
         self._children: dict[str, list[str]] = {}
         for live in self.live.values():
             for parent in live.node.parents:
@@ -143,7 +149,7 @@ class Executor:
             self._stop_beats.set()
             self._release_all()
         self._close_open_stages()
-        return all(live.state in DONE for live in self.live.values())
+        return all(live.state in WELL for live in self.live.values())
 
     def _waiting(self) -> bool:
         return any(live.state in ("waiting", "pending") for live in self.live.values()) and bool(self._ready)
@@ -178,7 +184,7 @@ class Executor:
 
     def _start_ready(self) -> None:
         """Take what is cached, then claim and place ready stages as `Placement` has room."""
-        while self._take_cached():
+        while self._take_cached() or self._prune():
             pass
         if self._stopped():
             return
@@ -217,6 +223,24 @@ class Executor:
         self._ready = others + self._ready
         return more
 
+    def _prune(self) -> bool:
+        """Give up the runs of a sweep that what is made has made needless; True when that made others ready."""
+        made = {name: live.manifest for name, live in self.live.items() if live.manifest is not None}
+        if self.plan.graph.pipeline.sweep is None or len(made) == self._decided_at:
+            return False
+        self._decided_at = len(made)
+        before = len(self._ready)
+        there = {name for name, step in self.plan.steps.items() if step.manifest is not None}
+        for name, why in pruned(self.plan.graph, made).items():
+            live = self.live.get(name)
+            if live is None or live.state not in ("pending", "waiting") or name in there or live.forced:
+                continue
+            self._state(live, PRUNED, reason=why)
+            self._ready = [other for other in self._ready if other != name]
+            before = min(before, len(self._ready))
+            self._open_children(name)
+        return len(self._ready) > before
+
     def _stopped(self) -> bool:
         return bool(self.cancelling) or (self._failed and not self.keep_going)
 
@@ -250,8 +274,10 @@ class Executor:
         return True
 
     def _inputs_changed(self, node: Node, manifest: dict[str, Any]) -> list[str]:
-        current = {self.live[p].node.key: self.live[p].manifest or {} for p in node.parents if p in self.live}
-        return changed_inputs(node, manifest, self.plan.graph, current)
+        parents = [self.live[p] for p in node.parents if p in self.live]
+        current = {p.node.key: p.manifest or {} for p in parents if p.state != PRUNED}
+        changed = changed_inputs(node, manifest, self.plan.graph, current)
+        return changed or other_inputs(node, manifest, self.plan.graph, current)
 
     def _job(self, live: Live) -> Job:
         node = live.node
@@ -259,9 +285,10 @@ class Executor:
         inputs: dict[str, Any] = {}
         content: dict[str, str] = {}
         for name, stages in node.inputs.items():
-            manifests = [self.live[stage].manifest or {} for stage in stages]
+            manifests = [self.live[stage].manifest or {} for stage in stages if self.live[stage].state != PRUNED]
             inputs[name] = manifests if name in node.many else manifests[0]
             content.update({m["key"]: m["content"] for m in manifests})
+        used = {name: [m["key"] for m in inputs[name]] for name in node.many}
         edges: dict[str, Any] = {}  # edges travel as manifests, not as stages
         for name in node.inputs:
             found = inputs[name] if name in node.many else [inputs[name]]
@@ -273,7 +300,7 @@ class Executor:
             "task": identity.task,
             "config": identity.config,
             "external": identity.external,
-            "inputs": identity.inputs,
+            "inputs": {f: used[f] if f in node.task.partial else keys for f, keys in identity.inputs.items()},
             "input_content": content,
             "code": identity.code,
             **self.facts,
@@ -354,7 +381,11 @@ class Executor:
             self.tracker.cached(live.node, manifest)
         else:
             self.tracker.ended(live.node.name, "FINISHED", manifest, node=live.node)
-        for child in self._children.get(live.node.name, ()):
+        self._open_children(live.node.name)
+
+    def _open_children(self, name: str) -> None:
+        """A stage has come to its end, made or pruned: those that waited for it alone are ready."""
+        for child in self._children.get(name, ()):
             self._open[child] -= 1
             if not self._open[child] and self.live[child].state == "pending":
                 self._ready.append(child)

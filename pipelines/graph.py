@@ -13,6 +13,7 @@ from typing import Any
 from cluster.errors import BadConfig
 from pipelines.code import CodeIndex
 from pipelines.identity import Identity, edges
+from pipelines.sweep import Sweep
 from tasks.base import Task
 
 
@@ -38,12 +39,21 @@ class Pipeline:
         report: a stage that gathers results; it runs even when other targets failed only if its own
             inputs are there.
         register: models to put into the registry.
+        sweep: stages that are made cheapest first, as long as they are needed.
     """
 
-    def __init__(self, targets: Any, *, report: Task | None = None, register: Sequence[Registration] = ()) -> None:
+    def __init__(
+        self,
+        targets: Any,
+        *,
+        report: Task | None = None,
+        register: Sequence[Registration] = (),
+        sweep: Sweep | None = None,
+    ) -> None:
         self.targets = tuple(_flatten(targets))
         self.report = report
         self.register = tuple(register)
+        self.sweep = sweep
         if not self.targets and report is None:
             raise BadConfig("the pipeline has no stages", "return Pipeline(stage) from the recipe")
 

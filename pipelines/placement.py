@@ -9,7 +9,7 @@ them kept free when its inputs come.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cluster.errors import BadConfig
 from pipelines.plan import CACHED, Step
@@ -26,12 +26,16 @@ class Placement:
 
     Args:
         state_of: a stage's present state.
+        ranks: of the stages of a sweep: the lowest first, after all others.
 
     Raises:
         BadConfig: a stage asks for more than the pool can ever give.
     """
 
-    def __init__(self, steps: dict[str, Step], pool: Pool, state_of: Callable[[str], str]) -> None:
+    def __init__(
+        self, steps: dict[str, Step], pool: Pool, state_of: Callable[[str], str], ranks: Mapping[str, int] | None = None
+    ) -> None:
+        self._ranks = ranks or {}
         self._steps = steps
         self._pool = pool
         self._state_of = state_of
@@ -48,7 +52,7 @@ class Placement:
 
     def sort(self, names: list[str]) -> None:
         """The most urgent first."""
-        names.sort(key=lambda name: -self._weights[name])
+        names.sort(key=lambda name: (self._ranks.get(name, -1), -self._weights[name]))
 
     def room(self, running: Iterable[Runtime]) -> Room:
         """The room beside what runs now."""

@@ -2,6 +2,7 @@
 
 - `cached`: the artifact is there, made from these inputs.
 - `stale`: the recipe made this stage before, from something that has changed since; `changes` says what.
+- `pruned`: a run of a sweep that is not needed, given those that are made.
 - `run`: never made, or forced.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from cluster.errors import BadConfig
 from cluster.store import Store
 from pipelines.graph import Graph, Node
+from pipelines.sweep import PRUNED, pruned
 
 CACHED, RUN, STALE = "cached", "run", "stale"
 
@@ -83,8 +85,13 @@ class Plan:
         missing = {node.name for node in nodes if node.key not in manifests}
         old_keys = {name: key for name, key in (known or {}).items() if name in missing or name in self.force}
         old = store.manifests([key for key in old_keys.values() if key not in manifests])
+        made = {node.name: manifests[node.key] for node in nodes if node.key in manifests}
+        unneeded = {name: why for name, why in pruned(graph, made).items() if name not in self.force}
         self.steps: dict[str, Step] = {}
         for node in nodes:
+            if node.name in unneeded:
+                self.steps[node.name] = Step(node, PRUNED, unneeded[node.name])
+                continue
             before = old.get(old_keys.get(node.name, ""))
             self.steps[node.name] = self._step(node, manifests, before)
 
@@ -101,22 +108,27 @@ class Plan:
         if changed := changed_inputs(node, manifest, self.graph, manifests):
             reason = f"input {', '.join(changed)} was made again with other bytes"
             return Step(node, STALE, reason, [reason], None, expected)
-        again = [name for name in node.parents if self.steps[name].state != CACHED]
+        if other := other_inputs(node, manifest, self.graph, manifests):
+            reason = f"input {', '.join(other[:5])}{' …' if len(other) > 5 else ''} came or went"
+            return Step(node, STALE, reason, [reason], None, expected)
+        again = [name for name in node.parents if self.steps[name].state not in (CACHED, PRUNED)]
         if again:
             return Step(node, CACHED, f"kept if {', '.join(again)} gives the same bytes", [], manifest, expected)
         return Step(node, CACHED, "", [], manifest, expected)
 
     @property
     def to_run(self) -> list[str]:
-        return [step.name for step in self.steps.values() if step.state != CACHED]
+        return [step.name for step in self.steps.values() if step.state not in (CACHED, PRUNED)]
 
     def keys(self) -> dict[str, str]:
         return {name: step.node.key for name, step in self.steps.items()}
 
     def as_json(self) -> dict[str, Any]:
         steps = [step.as_json() for step in self.steps.values()]
-        known = [s["expected_seconds"] for s in steps if s["state"] != CACHED and s["expected_seconds"]]
+        known = [s["expected_seconds"] for s in steps if s["state"] in (RUN, STALE) and s["expected_seconds"]]
         counts = {state: sum(s["state"] == state for s in steps) for state in (CACHED, RUN, STALE)}
+        if self.graph.pipeline.sweep is not None:
+            counts[PRUNED] = sum(s["state"] == PRUNED for s in steps)
         return {"counts": counts, "expected_seconds": sum(known) if known else None, "stages": steps}
 
 
@@ -134,10 +146,21 @@ def changed_inputs(
     return changed
 
 
+def other_inputs(
+    node: Node, manifest: Mapping[str, Any], graph: Graph, manifests: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Stages of a field that takes what there is (`Task.partial`) that were used and are gone, or the reverse."""
+    used = manifest.get("input_content") or {}
+    stages = [name for field in node.task.partial for name in node.inputs.get(field, [])]
+    keys = {name: graph.nodes[name].key for name in stages}
+    return [name for name, key in keys.items() if (key in used) != (key in manifests)]
+
+
 def explain(before: Mapping[str, Any], node: Node, graph: Graph | None = None) -> list[str]:
     """What differs between a manifest and a stage as it stands now, one line each, causes first."""
     identity = node.identity
     lines: list[str] = []
+    wider: list[str] = []
     if before.get("task") != identity.task:
         lines.append(f"task: {before.get('task')} -> {identity.task}")
     lines += [f"config {line}" for line in differences(before.get("config") or {}, identity.config)]
@@ -145,10 +168,13 @@ def explain(before: Mapping[str, Any], node: Node, graph: Graph | None = None) -
     lines += [f"code {line}" for line in code_differences(before.get("code") or {}, identity.code)]
     old_inputs = before.get("inputs") or {}
     for name in sorted({*old_inputs, *identity.inputs}):
+        if name in node.task.partial and set(old_inputs.get(name) or ()) <= set(identity.inputs.get(name) or ()):
+            wider.append(f"input {name}: other stages are planned")  # of which not all need have been made
+            continue
         if old_inputs.get(name) != identity.inputs.get(name):
             stages = ", ".join(node.inputs.get(name, [])) or "none"
             lines.append(f"input {name} changed ({stages})")
-    return lines
+    return lines or wider
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -126,6 +126,9 @@ class Task(Config):
     """Patterns of the artifact's large files, which a stage that reads them fetches from a remote store one by one
     (`cluster.store.ArtifactFiles`); all others are there before it begins."""
 
+    partial: ClassVar[tuple[str, ...]] = ()
+    """Fields of several stages that may come with fewer: those that a sweep has made (`pipelines.sweep`)."""
+
     name: str = Field("", pattern=r"^([a-z0-9][a-z0-9._-]{0,79})?$", description="display name; not in the key")
     runtime: Runtime = Runtime()
 
@@ -179,6 +182,7 @@ Examples = Annotated[Task, Produces("examples")]
 Model = Annotated[Task, Produces("model")]
 Score = Annotated[Task, Produces("score")]
 Baseline = Annotated[Task, Produces("baseline")]
+ScalingFit = Annotated[Task, Produces("scaling-fit")]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 The artifact is a model's folder: `config.json`, `model.safetensors`, the tokenizer's files,
 `metrics.jsonl` (a line per logged step), `updates.jsonl` (how far updates move each layer), `samples.json` (predictions
-on held-out examples on the way), `training.json`, and `incidents.jsonl` where steps went wrong. All of it is a function
-of the config, the inputs and the placement; speeds are in the manifest's timings.
+on held-out examples on the way), `training.json`, `incidents.jsonl` where steps went wrong, and with `keep_stable` a
+checkpoint in `stable/`. All of it is a function of the config, the inputs and the placement; speeds are in the
+manifest's timings.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from modeling.optimizers.settings import check_stage
 from modeling.schedule import LoopConfig
 from tasks.base import Artifact, Context, Examples, Model, Task, Tokenizer
 from tasks.objectives.settings import ObjectiveSettings, parse
+from tasks.stable_phase import FOLDER, begin, check_loop, check_prefix, keep
 from tasks.training import (
     TOKENIZER_FILES,
     fit_on_rank,
@@ -36,6 +38,7 @@ from tasks.training import (
 if TYPE_CHECKING:
     from cluster.workers import RankContext
 
+TRAINING = "training.json"
 SAMPLED_ROWS = 256
 """Rows that the share of labels, for counting FLOPs, is taken from."""
 
@@ -55,6 +58,15 @@ class Pretrain(Task):
     )
     head: Annotated[str, HEADS] = Field("language-model", description="what the objective trains; it follows from it")
     loop: LoopConfig = LoopConfig()
+    prefix: Model | None = Field(
+        None, description="a shorter run of this loop under schedule=wsd, which this one goes on from"
+    )
+    keep_stable: bool = Field(
+        False, description="schedule=wsd: keep the state before the decay, so that a longer run can go on from it"
+    )
+    judge: Examples | None = Field(
+        None, description="validate on these held-out examples instead: the same for runs that are to be compared"
+    )
     seed: int = Field(0, ge=0, description="of the samples' order and masks; weights start from loop.seed")
     validation_sequences: int = Field(2000, ge=1, description="sequences of the validation loss, at most")
 
@@ -69,6 +81,9 @@ class Pretrain(Task):
         """What can be known before anything runs: the objective fits the architecture, and its lengths fit."""
         check_stage(self.loop.optimizer, self.runtime.zero_stage)
         objective = getattr(self.examples, "objective", None)
+        for field in ("prefix", "keep_stable"):
+            if getattr(self, field):
+                check_loop(self.loop, field)
         if self.model is None and self.init is None:
             raise BadConfig("pretrain: neither init nor model is given", "name a model to go on from, or a shape")
         if isinstance(objective, ObjectiveSettings) and self.model is not None:
@@ -90,10 +105,14 @@ class Pretrain(Task):
             if (tokenizer.path / name).is_file():
                 shutil.copyfile(tokenizer.path / name, ctx.out / name)
         info = _read_json(examples / "examples.json")
+        judge = _read_json(ctx.input("judge").path / "examples.json") if self.judge is not None else None
         return {
-            "model": self._config(info, tokenizer.path, init),
+            "model": self._config(info, judge, tokenizer.path, init),
             "head": {"name": self.head, "settings": info["objective"]},
             "init": str(init.path) if init is not None else None,
+            "prefix": str(ctx.input("prefix").path) if self.prefix is not None else None,
+            "keep_stable": self.keep_stable,
+            "judge": str(ctx.input("judge").path) if self.judge is not None else None,
             "loop": self.loop,
             "seed": self.seed,
             "validation_sequences": self.validation_sequences,
@@ -103,16 +122,21 @@ class Pretrain(Task):
             "runtime": ctx.runtime,
         }
 
-    def _config(self, info: Mapping[str, Any], tokenizer: Path, init: Artifact | None) -> Any:
+    def _config(
+        self, info: Mapping[str, Any], judge: Mapping[str, Any] | None, tokenizer: Path, init: Artifact | None
+    ) -> Any:
         """The model's config with the tokenizer's vocabulary, checked against the examples and `init`."""
         vocab_size = int(_read_json(tokenizer / "tokenizer-info.json")["vocab_size"])
-        if int(info["vocab_size"]) != vocab_size:
-            raise BadConfig(
-                f"examples were made with a vocabulary of {info['vocab_size']}, the tokenizer has {vocab_size} tokens",
-                "give Pretrain the tokenizer that made the examples",
-            )
+        for field, facts in (("examples", info), ("judge", judge or info)):
+            if int(facts["vocab_size"]) != vocab_size:
+                raise BadConfig(
+                    f"{field} were made with a vocabulary of {facts['vocab_size']}, the tokenizer has {vocab_size} "
+                    "tokens",
+                    "give Pretrain the tokenizer that made the examples",
+                )
         config = shape_of(self.model, init, vocab_size, "pretrain")
-        fits(parse(dict(info["objective"])), int(info["length_tokens"]), config)
+        for facts in (info, judge or info):
+            fits(parse(dict(facts["objective"])), int(facts["length_tokens"]), config)
         return config
 
 
@@ -162,7 +186,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     from modeling.checkpoint import build_model, load_weights, save_model
     from modeling.flops import parameter_counts, training_flops_per_token
     from modeling.prefetch import Prefetch
-    from modeling.schedule import BUDGETS, batch_size_at, first_sample, resolved
+    from modeling.schedule import BUDGETS, batch_size_at, decay_start, first_sample, resolved
     from modeling.step import SAMPLE_IDS, count_tokens, rank_rows
     from tasks.example_reader import ExampleReader
     from tasks.held_out import held_out
@@ -189,9 +213,15 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     flops = training_flops_per_token(config, lengths[0], label_share, target_length=lengths[1], head=head)
     budget = {name: getattr(loop, name) for name in BUDGETS if getattr(loop, name)}
     loop = resolved(loop, row_tokens=sum(lengths), flops_per_token=flops)
+    scratch = Path(payload["scratch"])
+    if payload["prefix"] is not None:
+        check_prefix(loop.model_dump(mode="json"), payload["seed"], _read_json(Path(payload["prefix"]) / TRAINING))
+        if not rank.rank:
+            begin(Path(payload["prefix"]), scratch, decay_start(loop))
     validation = sampler = None
-    if reader.info["sequences"]["validation"]:
-        split = ExampleReader(folder, "validation", payload["seed"], architecture)
+    judge = Path(payload["judge"]) if payload["judge"] is not None else folder
+    if _read_json(judge / "examples.json")["sequences"]["validation"]:
+        split = ExampleReader(judge, "validation", payload["seed"], architecture)
         validation = held_out(split, payload["validation_sequences"], out / "tokenizer.json")
         sampler = Sampler(split, out / "tokenizer.json") if tokenizers_installed() else None
     with Prefetch(next_batch, loop.steps) as batches:
@@ -202,15 +232,18 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
             batches,
             runtime=payload["runtime"],
             length_tokens=sum(lengths),
-            checkpoint_dir=Path(payload["scratch"]),
+            checkpoint_dir=scratch,
             flops_per_token=flops,
             held_out=validation,
             sampler=sampler,
             watch_layers=True,
             model_files=model_files(rank, config, head, out),
+            stable_dir=scratch / FOLDER if payload["keep_stable"] else None,
         )
     if rank.rank:
         return {}
+    if payload["keep_stable"]:
+        keep(scratch, out)
     metrics = {
         "loss": result.history[-1]["loss"],
         **result.validation,
@@ -238,9 +271,12 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "stopped_early": result.stopped_early,
         "final": metrics,
     }
-    (out / "training.json").write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (out / TRAINING).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     metrics = {name: value for name, value in metrics.items() if value is not None}
-    return {"metrics": {**metrics, "parameters": parameters["total"]}, "timings": timings(result)}
+    metrics |= {"parameters": parameters["total"]}
+    if flops:
+        metrics["training_flops"] = flops * result.tokens
+    return {"metrics": metrics, "timings": timings(result)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

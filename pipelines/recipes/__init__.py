@@ -21,5 +21,6 @@ RECIPES = Registry(
         "word2vec": "pipelines.recipes.word2vec:word2vec",
         "elmo": "pipelines.recipes.elmo:elmo",
         "tokenizers": "pipelines.recipes.tokenizers:tokenizers",
+        "scaling": "pipelines.recipes.scaling:scaling",
     },
 )

@@ -14,7 +14,7 @@ MOST = 60
 """Boxes on a page at the most."""
 DEEPEST = 20
 """Layers on a page, before unbranched chains of one task are folded."""
-WORST = ("failed", "running", "cancelled", "skipped", "pending", "done", "cached")
+WORST = ("failed", "running", "cancelled", "skipped", "pending", "done", "cached", "pruned")
 """States from the one that matters most; a folded box has the colour of its worst."""
 
 

@@ -13,7 +13,16 @@ from pipelines.report.numbers import duration, ticks
 
 BOX_W, BOX_H, GAP_ACROSS, GAP_ALONG = 168, 48, 18, 46
 PAGE_WIDTH = 1080
-MARK = {"done": "✓", "cached": "↺", "failed": "✕", "skipped": "–", "running": "▶", "pending": "…", "cancelled": "■"}
+MARK = {
+    "done": "✓",
+    "cached": "↺",
+    "failed": "✕",
+    "skipped": "–",
+    "pruned": "✂",
+    "running": "▶",
+    "pending": "…",
+    "cancelled": "■",
+}
 TIMELINE_ROWS = 40
 
 

@@ -20,6 +20,7 @@ STATE_WORDS = {
     "cached": "cached",
     "failed": "failed",
     "skipped": "skipped",
+    "pruned": "not needed",
     "running": "running",
     "pending": "waiting",
     "cancelled": "cancelled",
@@ -177,7 +178,7 @@ def _outcome(
     """The page's first sentence: what came out, failures included."""
     total = sum(counts.values())
     state = run.get("state") or _overall(counts)
-    finished = counts.get("done", 0) + counts.get("cached", 0)
+    finished = counts.get("done", 0) + counts.get("cached", 0) + counts.get("pruned", 0)
     judged = [row for row in results if row["pays"] is not None]
     parts = [found] if found else []
     if judged:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-State = Literal["done", "cached", "failed", "skipped", "running", "pending", "cancelled"]
+State = Literal["done", "cached", "failed", "skipped", "pruned", "running", "pending", "cancelled"]
 
 
 class TrackingView(TypedDict, total=False):

@@ -44,6 +44,8 @@ class Law:
     """Of its losses, such as `bits per byte`; empty: not said."""
     resampled: Resampled | None = field(default=None, repr=False)
     """What the draws are fits to, where that is known."""
+    flops_factor: float = 6.0
+    """C / (N·D): 6 where N counts what every token meets; about 3 for an encoder-decoder, whose tokens meet half."""
 
     @property
     def has_surface(self) -> bool:
@@ -56,10 +58,10 @@ class Law:
             # with logarithms: A and B of a resample may be beyond what a product holds
             total = v["alpha"] + v["beta"]
             log_g = (np.log(v["alpha"]) + np.log(v["A"]) - np.log(v["beta"]) - np.log(v["B"])) / total
-            params = np.exp(log_g + v["beta"] / total * np.log(flops / 6))
+            params = np.exp(log_g + v["beta"] / total * np.log(flops / self.flops_factor))
         else:
             params = np.exp(np.log(v["k_N"]) + v["exponent_N"] * np.log(flops))
-        return params, flops / (6 * params)
+        return params, flops / (self.flops_factor * params)
 
     def loss(self, params: Any, tokens: Any, values: Mapping[str, Any] | None = None) -> Any:
         """Loss of a model; only of a surface."""
@@ -79,7 +81,7 @@ class Law:
             log_a, log_b = np.log(v["A"]), np.log(v["B"])
             log_g = (np.log(alpha) + log_a - np.log(beta) - log_b) / total
             gamma = alpha * beta / total
-            log_k = np.logaddexp(log_a - alpha * log_g, log_b + beta * log_g) + gamma * np.log(6)
+            log_k = np.logaddexp(log_a - alpha * log_g, log_b + beta * log_g) + gamma * np.log(self.flops_factor)
             return Frontier(v["E"], log_k, gamma)
         if self.loss_line is None:
             return None
@@ -108,7 +110,7 @@ class Law:
         return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) > 20 else None
 
 
-def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "") -> Law:
+def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "", flops_factor: float = 6.0) -> Law:
     """The law that a fit found.
 
     Args:
@@ -116,6 +118,7 @@ def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "") -> Law:
         source: where its measurements are from.
         largest_flops: the largest compute among them.
         unit: of their losses, where it is known.
+        flops_factor: their C / (N·D).
 
     Raises:
         BadConfig: a form that says nothing of the optimal size.
@@ -127,7 +130,16 @@ def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "") -> Law:
         draws = {k: fit.draws[k] for k in values if k in fit.draws}
     else:
         raise BadConfig(f"a fit of {fit.name} does not say which size is optimal", "take approach 1, 2 or 3")
-    return Law(fit.name, source, values, draws, largest_flops=largest_flops, unit=unit, resampled=fit.resampled)
+    return Law(
+        fit.name,
+        source,
+        values,
+        draws,
+        largest_flops=largest_flops,
+        unit=unit,
+        resampled=fit.resampled,
+        flops_factor=flops_factor,
+    )
 
 
 def covariance(fit: Fit) -> dict[str, Any] | None:
@@ -179,7 +191,10 @@ def law_from(found: Mapping[str, Any], approach: str = "3", source: str = "") ->
     else:
         values = {"k_N": float(params["k_N"]), "exponent_N": float(part["exponent_N"])}
     draws = _draw(values, part.get("covariance"))
-    return Law(f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"))
+    factor = float(part.get("flops_factor", 6.0))
+    return Law(
+        f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"), flops_factor=factor
+    )
 
 
 def _draw(values: Mapping[str, float], found: Mapping[str, Any] | None) -> dict[str, np.ndarray]:

@@ -172,11 +172,11 @@ def _envelope(points: Points, fit: Fit) -> bytes:
 def _contours(points: Points, fit: Fit) -> bytes:
     figure = _figure(7, 5)
     axes = figure.add_subplot()
-    law = law_of(fit, "", float(points.flops.max()))
+    law = law_of(fit, "", float(points.flops.max()), flops_factor=points.flops_factor)
     c = np.geomspace(points.flops.min() / 2, points.flops.max() * 4, 120)
     n = np.geomspace(points.params.min() / 2, points.params.max() * 4, 120)
     grid_c, grid_n = np.meshgrid(c, n)
-    loss = law.loss(grid_n, grid_c / (6 * grid_n))
+    loss = law.loss(grid_n, grid_c / (points.flops_factor * grid_n))
     top = float(np.quantile(points.loss, 0.98))
     levels = np.geomspace(float(loss.min()) * 1.005, top, 14)
     drawn = axes.contour(grid_c, grid_n, loss, levels=levels, linewidths=0.8, cmap="viridis_r")
@@ -207,7 +207,7 @@ def _allocation(points: Points, found: Mapping[str, Fit]) -> bytes:
     for number, colour in ((1, "tab:orange"), (2, "tab:green"), (3, "tab:red")):
         if (fit := found.get(f"approach_{number}")) is None:
             continue
-        law = law_of(fit, "", float(points.flops.max()))
+        law = law_of(fit, "", float(points.flops.max()), flops_factor=points.flops_factor)
         label = f"approach {number}: N ∝ C^{fit.derived['exponent_N']:.3f}"
         axes.plot(c, law.optimum(c)[0], color=colour, label=label)
         if law.draws:

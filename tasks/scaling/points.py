@@ -81,6 +81,11 @@ class Points:
     def __len__(self) -> int:
         return len(self.loss)
 
+    @property
+    def flops_factor(self) -> float:
+        """C / (N·D), the median: 6, where the file does not count otherwise."""
+        return float(np.median(self.flops / (self.params * self.tokens))) if self.flops_given else 6.0
+
     def take(self, chosen: np.ndarray) -> Points:
         """Some of the points."""
         arrays = {

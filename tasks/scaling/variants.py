@@ -84,7 +84,13 @@ def fit_variants(variants: Mapping[str, Points], approach: str, *, bootstrap: in
 def laws_of(fitted: Mapping[str, Fitted], approach: str) -> dict[str, Law]:
     """{variant: its law by one approach}, of those that have it."""
     return {
-        name: law_of(each.found[approach], each.points.source, float(each.points.flops.max()), each.points.unit)
+        name: law_of(
+            each.found[approach],
+            each.points.source,
+            float(each.points.flops.max()),
+            each.points.unit,
+            each.points.flops_factor,
+        )
         for name, each in fitted.items()
         if approach in each.found
     }

@@ -15,7 +15,7 @@ from pipelines.config import find_recipe, resolve
 from pipelines.recipes import RECIPES
 from pipelines.recipes.scale import dial
 
-PRETRAINING = [name for name in RECIPES if name not in ("quickstart", "tokenizers")]
+PRETRAINING = [name for name in RECIPES if name not in ("quickstart", "tokenizers", "scaling")]
 TINY = [
     "tokenizer.vocab_size=400",
     "tokenizer.min_frequency=1",

@@ -1,0 +1,135 @@
+"""The recipe `scaling`: what it plans at every scale, variants, and a sweep run to its end on a small text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import UserError
+from cluster.store import Store
+from modeling.errors import ConfigError
+from pipelines import run
+from pipelines.config import find_recipe, resolve
+from pipelines.session import Request, make_plan
+from tasks.scaling.ladder import LEAST_STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = find_recipe("scaling")
+
+
+def build(*words: str, corpus: str = "installed-docs") -> Any:
+    return RECIPE.build(resolve(RECIPE, [f"corpus={corpus}", *words]))
+
+
+def planned(tmp_path: Path, *words: str) -> dict[str, Any]:
+    plan = make_plan(Request(build(*words), recipe="scaling"), Store(str(tmp_path / "store")))
+    return {name: step.node.task for name, step in plan.steps.items()}
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "base", "paper"])
+def test_every_scale_sweeps_twenty_models_over_two_decades(tmp_path, scale):
+    stages = planned(tmp_path, f"scale={scale}")
+    runs = {name: task for name, task in stages.items() if name.startswith("decoder-w")}
+    budgets = sorted(task.loop.flops for task in runs.values())
+    assert len(runs) >= 20
+    assert budgets[-1] / budgets[0] == pytest.approx(500 if scale == "paper" else 100, rel=0.01)
+    assert {"decoder-scaling", "encoder-scaling", "encoder-decoder-scaling", "decoder-next", "comparison"} <= set(
+        stages
+    )
+    for name, task in runs.items():
+        assert (task.prefix is not None) == any(
+            other.model.width == task.model.width and other.loop.flops < task.loop.flops for other in runs.values()
+        ), name
+
+
+def test_variants_differ_in_what_they_say(tmp_path):
+    stages = planned(
+        tmp_path,
+        "variants.m15.family=encoder",
+        "variants.m40.family=encoder",
+        "variants.m40.objective.mask_rate=0.4",
+        "variants.m40.ladder.aspect=16",
+        "judge.kind=mlm",
+    )
+    first, second = stages["m15-w64-c4"], stages["m40-w64-c4"]
+    assert (first.model.layers, second.model.layers) == (2, 4)
+    assert second.examples.objective.mask_rate == 0.4
+    assert first.judge.objective.mask_rate == second.judge.objective.mask_rate == 0.15
+    assert stages["comparison"].comparable
+    assert not planned(tmp_path, "families=[decoder,prefix-lm]")["comparison"].comparable
+
+
+def test_losses_are_compared_where_they_are_of_one_kind(tmp_path):
+    apart = ("variants.v1.tokenizer.vocab_size=1024", "variants.v2.tokenizer.vocab_size=2048")
+    assert not planned(tmp_path, *apart)["comparison"].comparable
+    assert planned(tmp_path, *apart, "fit.measure=validation_bits_per_byte")["comparison"].comparable
+    same = ("variants.plain.family=decoder", "variants.drop.model.dropout=0.1")
+    assert planned(tmp_path, *same)["comparison"].comparable
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["families=[decodr]"], "families.0: input should be 'decoder'"),
+        (
+            ["variants.a.objective.kind=mlm", "variants.a.tokenizer.kind=bpe"],
+            "variant a: .*objective 'mlm' does not fit model.architecture 'decoder'",
+        ),
+        (["ladder.widths=[30]"], "width 30 is no multiple of head_width 8"),
+        (["ladder.smallest_flops=1e3"], "no size for the line of 1e.03 FLOPs"),
+        (["variants.a.ladder.lins=4"], "lins"),
+        (["stopping.least_points=2"], "stopping.least_points"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_by_name(tmp_path, words, message):
+    with pytest.raises((UserError, ConfigError), match=message):
+        planned(tmp_path, *words)
+
+
+def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path):
+    texts = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))]
+    paragraphs = [part for text in texts for part in text.split("\n\n") if len(part) > 80]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": part}) + "\n" for part in paragraphs))
+    settings = [
+        "families=[decoder]",
+        "tokenizer.vocab_size=320",
+        "tokenizer.min_frequency=1",
+        "examples.length_tokens=32",
+        "ingest.validation_share=0.1",
+        "clean=none",
+        "validation_sequences=50",
+        "pretrain.precision=fp32",
+        "ladder.smallest_flops=1e9",
+        "ladder.largest_flops=2.5e9",
+        "ladder.lines=4",
+        "ladder.spread=40",
+        "ladder.widths=[8,16,24]",
+        "ladder.head_width=8",
+        "ladder.batch_tokens=256",
+        "stopping.exponent_interval=0",
+        "stopping.prune_below=0",
+        "stopping.most_flops=5e9",
+        "fit.bootstrap=100",
+        "fit.factor=1",
+        "next_placement.workers=1",
+        "next_placement.zero_stage=0",
+    ]
+    options: dict[str, Any] = {"store": str(tmp_path / "store"), "address": "inline", "tracking": "off"}
+    first = run(build(*settings, corpus=str(corpus)), recipe="scaling", **options)
+    assert first.state == "done", [e["error"] for e in first.record.status["stages"].values() if "error" in e]
+    states = {name: entry["state"] for name, entry in first.record.status["stages"].items()}
+    assert [name for name, state in states.items() if state == "pruned"] == [n for n in states if n.endswith("-c4")]
+    sweep = json.loads((first.path("decoder-scaling") / "sweep.json").read_text())
+    keys = {name: entry["key"] for name, entry in first.record.status["stages"].items()}
+    assert {point["stage"]: point["key"] for point in sweep["points"]} == {
+        name: keys[name] for name, state in states.items() if state == "done" and name.startswith("decoder-w")
+    }
+    assert all(point["steps"] >= LEAST_STEPS / 2 for point in sweep["points"])
+    found = json.loads((first.path("comparison") / "comparison.json").read_text())
+    assert abs(found["predictions"][0]["error"]) < 0.5
+    second = run(build(*settings, corpus=str(corpus)), recipe="scaling", **options)
+    assert second.state == "nothing"
