@@ -14,7 +14,7 @@ from modeling.errors import ConfigError
 from pipelines import run
 from pipelines.config import find_recipe, resolve
 from pipelines.session import Request, make_plan
-from tasks.scaling.ladder import LEAST_STEPS
+from tasks.scaling import ladder
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = find_recipe("scaling")
@@ -89,7 +89,9 @@ def test_what_cannot_be_swept_is_refused_by_name(tmp_path, words, message):
         planned(tmp_path, *words)
 
 
-def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path):
+def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "WARMUP_STEPS", 8)
+    monkeypatch.setattr(ladder, "LEAST_STEPS", 30)
     texts = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))]
     paragraphs = [part for text in texts for part in text.split("\n\n") if len(part) > 80]
     corpus = tmp_path / "corpus.jsonl"
@@ -103,8 +105,8 @@ def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path):
         "clean=none",
         "validation_sequences=50",
         "pretrain.precision=fp32",
-        "ladder.smallest_flops=1e9",
-        "ladder.largest_flops=2.5e9",
+        "ladder.smallest_flops=4e8",
+        "ladder.largest_flops=1e9",
         "ladder.lines=4",
         "ladder.spread=40",
         "ladder.widths=[8,16,24]",
@@ -112,7 +114,7 @@ def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path):
         "ladder.batch_tokens=256",
         "stopping.exponent_interval=0",
         "stopping.prune_below=0",
-        "stopping.most_flops=5e9",
+        "stopping.most_flops=2e9",
         "fit.bootstrap=100",
         "fit.factor=1",
         "next_placement.workers=1",
@@ -128,7 +130,7 @@ def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path):
     assert {point["stage"]: point["key"] for point in sweep["points"]} == {
         name: keys[name] for name, state in states.items() if state == "done" and name.startswith("decoder-w")
     }
-    assert all(point["steps"] >= LEAST_STEPS / 2 for point in sweep["points"])
+    assert all(point["steps"] >= ladder.LEAST_STEPS / 2 for point in sweep["points"])
     found = json.loads((first.path("comparison") / "comparison.json").read_text())
     assert abs(found["predictions"][0]["error"]) < 0.5
     second = run(build(*settings, corpus=str(corpus)), recipe="scaling", **options)
