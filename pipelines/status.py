@@ -75,7 +75,8 @@ def reconcile(store: Store, records: Iterable[RunRecord]) -> None:
         open_ = [e["mlflow_run"] for e in stages if e.get("mlflow_run") and e.get("state") == "running"]
         tracker = Tracker(facts["uri"], f"triptych-{record.info['recipe']}")
         tracker.reconcile([*open_, facts["run_id"]], "KILLED")
-        tracker.close(20)
+        if not tracker.close(60):  # the next command that reads tries again
+            continue
         record.status["reconciled"] = True
         store.write_json(f"{record.folder}/status.json", record.status)
 

@@ -111,9 +111,18 @@ def test_the_runs_of_a_killed_driver_are_marked_killed(tmp_path: Path, text: Pat
         "import os, sys; sys.path[:0] = [sys.argv[3]]\n"
         "from tests.recipes.toy import *\n"
         "from pipelines import run\n"
-        "import threading, time\n"
-        "made = Pipeline(Steps(model=Count(corpus=Read(source=sys.argv[1])), steps=500, step_seconds=0.05))\n"
-        "threading.Timer(12, lambda: os._exit(9)).start()\n"
+        "import contextlib, sqlite3, threading, time\n"
+        "def runs():\n"
+        "    with contextlib.suppress(sqlite3.Error):\n"
+        "        with sqlite3.connect('file:' + sys.argv[2] + '/mlflow.db?mode=ro', uri=True) as db:\n"
+        "            return db.execute('select count(*) from runs').fetchone()[0]\n"
+        "    return 0\n"
+        "def die():\n"  # as soon as MLflow has the parent and the stages, however long that takes here
+        "    while runs() < 4:\n"
+        "        time.sleep(0.5)\n"
+        "    os._exit(9)\n"
+        "made = Pipeline(Steps(model=Count(corpus=Read(source=sys.argv[1])), steps=10_000, step_seconds=0.05))\n"
+        "threading.Thread(target=die, daemon=True).start()\n"
         "run(made, store=sys.argv[2], address='inline', recipe='killed')\n"
     )
     root = Path(__file__).resolve().parents[2]
