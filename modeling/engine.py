@@ -73,7 +73,8 @@ def _eager_decorators() -> Iterator[None]:
 def process_group() -> Iterator[tuple[int, int]]:
     """(rank, world size) of the group this process is in; without one, a group of one for the time being.
 
-    On leaving, DeepSpeed forgets the group, so that a reused process can train again in another.
+    On leaving, DeepSpeed forgets the group, and torch has its own linear layer again, so that a reused process can
+    train again in another, and to the same bytes as a new one.
     """
     own = not dist.is_initialized()
     if own:
@@ -92,6 +93,15 @@ def process_group() -> Iterator[tuple[int, int]]:
             del os.environ["LOCAL_RANK"]
         groups._release_process_group_references(group=None)
         comm.cdb = None
+        _take_back_linear()
+
+
+def _take_back_linear() -> None:
+    """Undo what ZeRO 3 does to every model of the process: it replaces torch's linear function, and leaves it so."""
+    patched = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+    own = getattr(patched and patched.InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
+    if own is not None:
+        nn.functional.linear = own
 
 
 def device_of_rank() -> torch.device:

@@ -1,6 +1,7 @@
 """Settings that DeepSpeed, or this machine, cannot follow end in one message before training."""
 
 import pytest
+import torch
 
 from cluster.deepspeed import engine_config
 from modeling.errors import ConfigError
@@ -42,3 +43,20 @@ def test_state_goes_to_a_disk_and_the_curve_stays(tmp_path):
     assert any(path.is_file() for path in tmp_path.rglob("*"))
     for a, b in zip(found.history, plain.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)  # as between ZeRO stages
+
+
+def test_nothing_of_zero_3_stays_in_the_process():
+    """The next stage of a reused worker must not run with ZeRO 3's linear layer, which rounds otherwise."""
+    linear, before = torch.nn.functional.linear, fit(**arguments(engine_config=engine_config(**RUN, clip_norm=1.0)))
+    seen = []
+
+    def batch(step: int):
+        seen.append(torch.nn.functional.linear)
+        return batches(step)
+
+    batches = arguments()["next_batch"]
+    fit(**arguments(engine_config=engine_config(**RUN, zero_stage=3, clip_norm=1.0), next_batch=batch))
+    assert seen[0] is not linear  # while it trains
+    assert torch.nn.functional.linear is linear
+    after = fit(**arguments(engine_config=engine_config(**RUN, clip_norm=1.0)))
+    assert after.history == before.history
