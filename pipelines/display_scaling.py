@@ -156,6 +156,9 @@ def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
             + (f" ({each['ci95'][0]:.4f} to {each['ci95'][1]:.4f})" if each["ci95"] else "")
             + f", measured {each['measured_loss']:.4f} {each['unit']}: {100 * each['error']:+.2f} %"
         )
+        if each.get("held_out"):
+            told = (f"{n} {100 * e:.1f} %" for n, e in each["held_out"].items() if e is not None)
+            yield f"  by {each['form']}; errors on the sweep's largest budget, foretold without it: {', '.join(told)}"
 
 
 def budget_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig
 from tasks.base import Artifact, Context, Model, ScalingFit, Task
-from tasks.scaling.swept import LAWS, UNITS, Measure
+from tasks.scaling.swept import UNITS, Measure
 
 APPROACHES = ("approach_1", "approach_2", "approach_3")
 
@@ -20,8 +20,9 @@ class CompareScaling(Task):
     """Exponents and losses of the variants by their fits, and each fit's prediction beside the run that was made.
 
     `comparison.json`: {variants: {name: {architecture, objective, unit, exponents, points, models, flops}},
-    predictions: [{variant, key, flops, params, tokens, layers, width, predicted_loss, ci95, measured_loss, error}],
-    pairs}. The pairs are `tasks.scaling.compare`'s. A prediction is for the run as it was made: its own N and D.
+    predictions: [{variant, key, flops, params, tokens, layers, width, measured_loss, error, and what
+    `tasks.scaling.forecast` says}], pairs}. The pairs are `tasks.scaling.compare`'s. A prediction is for the run as it
+    was made: its own N and D.
     """
 
     produces: ClassVar[str] = "scaling-comparison"
@@ -78,12 +79,15 @@ class CompareScaling(Task):
         return metrics
 
     def _checked(self, fit: Artifact, sweep: Mapping[str, Any], run: Artifact) -> list[dict[str, Any]]:
-        law = law_of_sweep(fit.path)
-        if law is None or not law.has_surface:
-            return []
+        from tasks.scaling.forecast import forecast
+        from tasks.scaling.points import read_points
+
         note, config = _read(run.path / "training.json"), _read(run.path / "config.json")["model"]
         N, D = note["parameters"][sweep["counts"]], note["final"]["tokens"]
-        predicted, measured = float(law.loss(N, D)), note["final"][self.measure]
+        found = forecast(read_points(fit.path / "points.csv"), N, D, bootstrap=self.bootstrap)
+        if found is None:
+            return []
+        measured = note["final"][self.measure]
         return [
             {
                 "variant": sweep["variant"],
@@ -95,23 +99,11 @@ class CompareScaling(Task):
                 "layers": config["layers"],
                 "width": config["width"],
                 "unit": UNITS[self.measure],
-                "predicted_loss": predicted,
-                "ci95": law.interval(lambda draws: law.loss(N, D, draws)),
+                **found,
                 "measured_loss": measured,
-                "error": measured / predicted - 1,
+                "error": measured / found["predicted_loss"] - 1,
             }
         ]
-
-
-def law_of_sweep(fit: Path) -> Any:
-    """The law of a sweep's fit: of the first approach that found one; None where none did."""
-    from tasks.scaling.laws import read_law
-
-    found = _read(fit / "fit.json")
-    for approach in LAWS:
-        if "params" in found.get(f"approach_{approach}", {}):
-            return read_law(fit / "fit.json", approach)
-    return None
 
 
 def _variant(sweep: Mapping[str, Any], fit: Mapping[str, Any]) -> dict[str, Any]:

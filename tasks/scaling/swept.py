@@ -61,6 +61,7 @@ class FitScaling(Task):
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
         from tasks.scaling.fit import as_json, fit_all, fit_names
+        from tasks.scaling.forecast import forecast
         from tasks.scaling.plots import pictures
         from tasks.scaling.points import read_points
 
@@ -81,6 +82,7 @@ class FitScaling(Task):
             (ctx.out / "plots" / name).write_bytes(picture)
         ctx.progress(1, 2, "parts")
         next_run = self._next(rows, fit, ctx.out / "fit.json", ctx.inputs("runs"))
+        next_run |= forecast(points, next_run["params"], next_run["tokens"], bootstrap=self.bootstrap) or {}
         _write(ctx.out / "next.json", {name: next_run.pop(name) for name in ("model", "loop")})
         first = rows[0]
         sweep = {
@@ -141,7 +143,7 @@ class FitScaling(Task):
     def _next(
         self, rows: Sequence[Mapping[str, Any]], fit: Mapping[str, Any], file: Path, runs: Sequence[Artifact]
     ) -> dict[str, Any]:
-        """The run that the fit is put to the test with: its model, loop and predicted loss."""
+        """The run that the fit is put to the test with: its model and loop."""
         from modeling.architecture import model_config
         from modeling.flops import count_by_group
         from modeling.shapes import parameter_shapes
@@ -166,7 +168,7 @@ class FitScaling(Task):
         width = nearest_width(params, best, self.ladder)
         N = params(width)
         D = flops / (factor * N)
-        found: dict[str, Any] = {
+        return {
             "approach": int(approach),
             "flops": flops,
             "optimal_params": best,
@@ -177,10 +179,6 @@ class FitScaling(Task):
             "model": config(width).model_dump(mode="json"),
             "loop": {**self.ladder.loop(width, N, int(note["length_tokens"])), "flops": flops},
         }
-        if law.has_surface:
-            found["predicted_loss"] = float(law.loss(N, D))
-            found["ci95"] = law.interval(lambda draws: law.loss(N, D, draws))
-        return found
 
 
 def flops_factor(rows: Sequence[Mapping[str, Any]]) -> float:

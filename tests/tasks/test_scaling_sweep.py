@@ -17,9 +17,11 @@ from modeling.errors import ConfigError
 from modeling.flops import count_by_group, training_flops_per_token
 from modeling.shapes import parameter_shapes
 from tasks.base import Artifact, Edge, Runtime
+from tasks.scaling.forecast import SURFACES, forecast
 from tasks.scaling.judged import CompareScaling
 from tasks.scaling.ladder import Ladder, Rung, nearest_width, rungs
 from tasks.scaling.next_run import PretrainNext
+from tasks.scaling.points import points_of
 from tasks.scaling.stopping import Stopping, unneeded
 from tasks.scaling.swept import FitScaling, run_name
 from tests.tasks.stage import FolderContext
@@ -301,3 +303,38 @@ def test_too_few_runs_and_missing_losses_are_named(tmp_path):
     task = FitScaling(runs=tuple(Edge(p.name, "model") for p in models), variant="x", ladder=LADDER)
     with pytest.raises(BadData, match="a run of x has no validation_loss"):
         task.run(Several(tmp_path / "out", Runtime(), {"runs": models}))
+
+
+# ---------------------------------------------------------------- which form foretells
+
+
+def measured(surface, values, noise: float = 0.0):
+    """Points of the ladder's plan whose losses are a surface's."""
+    rng = np.random.default_rng(2)
+    planned = rungs(LADDER, SIZES, 128)
+    n = np.array([r.params for r in planned], float)
+    d = np.array([r.flops / (6 * r.params) for r in planned])
+    return points_of(surface(values, n, d) * np.exp(rng.normal(0, noise, len(n))), params=n, tokens=d)
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [("approach_3", LAW), ("kaplan_ND", {"N_c": 4e9, "D_c": 8e11, "alpha_N": 0.12, "alpha_D": 0.1})],
+)
+def test_the_form_that_foretells_the_last_line_foretells_the_next_run(form, values):
+    surface = SURFACES[form]
+    found = forecast(measured(surface, values, noise=0.001), 2e6, 8e8, bootstrap=100)
+    assert found["form"] == form
+    assert found["held_out"][form] < 0.005 < max(found["held_out"].values())
+    true = surface(values, 2e6, 8e8)
+    assert found["predicted_loss"] == pytest.approx(true, rel=0.01)
+    assert found["ci95"][0] < found["predicted_loss"] < found["ci95"][1]
+    assert set(found["by_form"]) == set(SURFACES)
+
+
+def test_where_the_last_line_is_most_of_the_points_the_fit_itself_is_taken():
+    few = measured(SURFACES["approach_3"], LAW)
+    few = few.take(np.flatnonzero(few.flops > 2.5e13))
+    found = forecast(few, 2e6, 8e8, bootstrap=0)
+    assert found is not None
+    assert found["held_out"] == {"approach_3": None, "kaplan_ND": None} and found["ci95"] is None
