@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: dict[str, Any] = {
         **seen,
         "versions": versions("torch", "deepspeed", "ray", "mlflow"),
-        "command": shlex.join(["triptych", "run", *words, f"pretrain.steps={steps}"]),
+        "command": shlex.join(["triptych", "run", *map(without_folder, words), f"pretrain.steps={steps}"]),
         "exit_code": code,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "steps": steps,
@@ -335,6 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target.write_text(json.dumps(out, indent=2) + "\n")
     print(json.dumps(out, indent=2))
     return code
+
+
+def without_folder(word: str) -> str:
+    """`corpus=articles.jsonl.gz` for a file wherever it lies."""
+    name, equals, value = word.partition("=")
+    return f"{name}={Path(value).name}" if equals and Path(value).is_absolute() else word
 
 
 def same_bytes(chaos: Chaos, store: Path) -> dict[str, bool]:
