@@ -15,7 +15,7 @@ masking rate, a vocabulary, a dropout; the comparison says which wins at a large
 
 Sizes, lines, batch, learning rate: `tasks.scaling.ladder`. When it ends: `tasks.scaling.stopping`.
 
-`cpu`: two decades of compute for the decoder, one for the others, within an hour or so on two cores. `gpu`: from
+`cpu`: two decades of compute for the decoder, one for the others. `gpu`: from
 1e15 FLOPs on, models of 1 to 30 M parameters. `base`: from 1e17. `paper`: Hoffmann et al.'s lines, 6e18 to 3e21.
 """
 

@@ -27,7 +27,6 @@ class CompareScaling(Task):
 
     produces: ClassVar[str] = "scaling-comparison"
     stage: ClassVar[str] = "comparison"
-    partial: ClassVar[tuple[str, ...]] = ()
 
     fits: tuple[ScalingFit, ...] = Field(min_length=1)
     runs: tuple[Model, ...] = Field((), description="the next run of each fit, in their order; none: not checked")
