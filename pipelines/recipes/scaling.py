@@ -44,11 +44,11 @@ from tasks.objectives.settings import AnyObjective, ObjectiveSettings
 from tasks.objectives.settings import parse as parse_objective
 from tasks.pretrain import Pretrain
 from tasks.report import Report
-from tasks.scaling.judged import CompareScaling
+from tasks.scaling.comparison import CompareScaling
 from tasks.scaling.ladder import Ladder, Rung, rungs
 from tasks.scaling.next_run import PretrainNext
 from tasks.scaling.stopping import Stopping, unneeded
-from tasks.scaling.swept import FitScaling, Measure, run_name
+from tasks.scaling.sweep_fit import FitScaling, Measure, run_name
 from tasks.tokenizer import TrainTokenizer
 
 if TYPE_CHECKING:  # a class made at run time is no type to a checker
@@ -201,12 +201,13 @@ def scaling(c: ScalingConfig) -> Pipeline:
             swept[name] = _sweep(c, name, settings, parts)
         except BadConfig as error:
             raise BadConfig(f"variant {name}: {error.message}", error.remedy) from None
-    texts = {each.text for each in swept.values()}
+    per_byte = c.fit.measure == "validation_bits_per_byte"  # then tokenizers may differ, objectives may not
+    texts = {each.text[:1] if per_byte else each.text for each in swept.values()}
     checks = tuple(each.check for each in swept.values() if each.check is not None)
     comparison = CompareScaling(
         fits=tuple(each.fit for each in swept.values()),
         runs=checks,
-        comparable=len(texts) == 1 or c.fit.measure == "validation_bits_per_byte",
+        comparable=len(texts) == 1,
         measure=c.fit.measure,
         bootstrap=c.fit.bootstrap,
     )

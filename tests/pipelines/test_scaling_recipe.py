@@ -66,6 +66,8 @@ def test_losses_are_compared_where_they_are_of_one_kind(tmp_path):
     apart = ("variants.v1.tokenizer.vocab_size=1024", "variants.v2.tokenizer.vocab_size=2048")
     assert not planned(tmp_path, *apart)["comparison"].comparable
     assert planned(tmp_path, *apart, "fit.measure=validation_bits_per_byte")["comparison"].comparable
+    other = ("variants.d.family=decoder", "variants.p.family=prefix-lm", "fit.measure=validation_bits_per_byte")
+    assert not planned(tmp_path, *other)["comparison"].comparable
     same = ("variants.plain.family=decoder", "variants.drop.model.dropout=0.1")
     assert planned(tmp_path, *same)["comparison"].comparable
 

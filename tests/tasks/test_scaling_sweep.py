@@ -17,13 +17,13 @@ from modeling.errors import ConfigError
 from modeling.flops import count_by_group, training_flops_per_token
 from modeling.shapes import parameter_shapes
 from tasks.base import Artifact, Edge, Runtime
+from tasks.scaling.comparison import CompareScaling
 from tasks.scaling.forecast import SURFACES, forecast
-from tasks.scaling.judged import CompareScaling
 from tasks.scaling.ladder import Ladder, Rung, nearest_width, rungs
 from tasks.scaling.next_run import PretrainNext
 from tasks.scaling.points import points_of
 from tasks.scaling.stopping import Stopping, unneeded
-from tasks.scaling.swept import FitScaling, run_name
+from tasks.scaling.sweep_fit import FitScaling, run_name
 from tests.tasks.stage import FolderContext
 
 WIDTHS = (32, 48, 64, 80, 96, 112, 128, 160, 192)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig
 from tasks.base import Artifact, Context, Model, ScalingFit, Task
-from tasks.scaling.swept import UNITS, Measure
+from tasks.scaling.sweep_fit import UNITS, Measure
 
 APPROACHES = ("approach_1", "approach_2", "approach_3")
 
