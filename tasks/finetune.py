@@ -258,14 +258,19 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
 
 def _features(rows: list[Row], encoder: Encoder, head: dict[str, Any]) -> list[Feature]:
     """The training sequences; for regression the labels' scale goes into `head`. BadData where there are none."""
+    features = _sequences(rows, encoder, head, "training", "raise length_tokens or train_examples")
+    if head["kind"] == "regression":
+        features, head["label_mean"], head["label_std"] = standardise(features)
+    return features
+
+
+def _sequences(rows: list[Row], encoder: Encoder, head: Mapping[str, Any], split: str, remedy: str) -> list[Feature]:
+    """The labelled sequences of `rows`. Raises BadData where there are none."""
     features = encoder.spans(rows, training=True) if head["kind"] == "span" else encoder.texts(rows)
     if not features:
         raise BadData(
-            f"task {head['task']!r}: none of the {len(rows)} training rows gives a sequence with a label",
-            "raise length_tokens or train_examples",
+            f"task {head['task']!r}: none of the {len(rows)} {split} rows gives a sequence with a label", remedy
         )
-    if head["kind"] == "regression":
-        features, head["label_mean"], head["label_std"] = standardise(features)
     return features
 
 
@@ -276,12 +281,8 @@ def _held_out(rows: list[Row], encoder: Encoder, head: Mapping[str, Any], token_
     from modeling.validation import HeldOut
     from tasks.downstream.encode import collate
 
-    features = encoder.spans(rows, training=True) if head["kind"] == "span" else encoder.texts(rows)
-    if not features:
-        raise BadData(
-            f"task {head['task']!r}: none of the {len(rows)} validation rows gives a sequence with a label",
-            "raise length_tokens or validation_examples, or set loop.validate_every_steps=0",
-        )
+    remedy = "raise length_tokens or validation_examples, or set loop.validate_every_steps=0"
+    features = _sequences(rows, encoder, head, "validation", remedy)
     if head["kind"] == "regression":
         features = [replace(f, label=(f.label - head["label_mean"]) / head["label_std"]) for f in features]
     features.sort(key=lambda feature: len(feature.ids))
