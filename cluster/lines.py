@@ -102,6 +102,7 @@ class Lines:
         self.peers: dict[int, Peer] = {}
         self._token = secrets.token_hex(16)
         self._stopped = False
+        self._looked = time.monotonic()
         host = ray.util.get_node_ip_address()
         self._server = socket.create_server((host, 0))
         self.address: Address = (host, self._server.getsockname()[1], self._token)
@@ -135,9 +136,16 @@ class Lines:
                 peer.gone = True
 
     def silent(self, seconds: float) -> list[Peer]:
-        """Workers whose line is open, and from which nothing has come for so long."""
-        limit = time.monotonic() - seconds
-        return [peer for peer in list(self.peers.values()) if not peer.gone and peer.heard < limit]
+        """Workers whose line is open, whose work goes on, and from which nothing has come for so long.
+
+        To be asked often: where this process itself stood still (stopped, the machine asleep), silence counts anew.
+        """
+        now, peers = time.monotonic(), list(self.peers.values())
+        if now - self._looked > seconds / 2:
+            for peer in peers:
+                peer.heard = now
+        self._looked = now
+        return [peer for peer in peers if not peer.gone and not peer.failed and peer.heard < now - seconds]
 
     def stop(self) -> None:
         """Tell the workers, now and those still to come, once."""

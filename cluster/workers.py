@@ -312,13 +312,12 @@ def _set_environment(values: dict[str, str]) -> None:
 def _work(config: dict[str, Any]) -> None:
     """What Ray Train runs on each worker."""
     import ray.train
+    import torch.distributed as dist  # before the line: loading it holds signs of life up, for seconds on a busy node
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(context.get_local_rank()))
     line = Line(config["address"], rank, config["timeout"])
-    import torch.distributed as dist
-
     patience = timedelta(seconds=BACKSTOP * config["timeout"])
     dist.init_process_group(config["backend"], init_method="env://", rank=rank, world_size=world_size, timeout=patience)
     try:
