@@ -83,12 +83,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "prefix-lm": {"tokenizer": {"kind": "gpt2"}, "objective": {"kind": "prefix"}},
 }
 """What a family is: the modern block (`modeling.presets.modern`) in its architecture, and its objective."""
+LAST_DECADE: dict[str, Any] = {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3}
 SHORT: dict[str, dict[str, Any]] = {
-    "cpu": dict.fromkeys(
-        ("encoder", "encoder-decoder", "prefix-lm"), {"smallest_flops": 1e11, "largest_flops": 1e12, "lines": 3}
-    )
+    "cpu": {
+        "encoder": LAST_DECADE,  # with less compute MLM stays at the unigram's loss
+        "encoder-decoder": {"smallest_flops": 6.32e10, "largest_flops": 6.32e11, "lines": 3},
+        "prefix-lm": LAST_DECADE,
+    }
 }
-"""Where the families beside the decoder are swept less far."""
+"""Where the families beside the decoder are swept over one decade."""
 
 
 class VariantSettings(Config):
@@ -111,7 +114,7 @@ ONE_CORE: dict[str, Any] = {"layer_updates": 0, "samples": 0, "checkpoint_every_
 ONE_GPU: dict[str, Any] = {**ONE_CORE, "gpus": 1, "cpus": 4}
 SCALES: dict[str, dict[str, Any]] = {
     "cpu": _scale(
-        {},
+        {"spread": 3.0},
         {"vocab_size": 1024, "sample_bytes": 4 << 20},
         128,
         validation_sequences=1000,

@@ -1,13 +1,14 @@
 """The runs of a sweep, by rule: sizes at one aspect ratio, IsoFLOP lines or a grid, learning rate and batch.
 
-- **Sizes.** A width is a multiple of the head's; layers = width / aspect, rounded, at least one (an encoder-decoder has
-  half of them on each side). So all sizes have about one shape, and what grows is size alone (Kaplan et al. 2020,
-  section 3.1: the shape hardly matters between 1:20 and 1:100).
+- **Sizes.** A width is a multiple of the head's; layers = width / aspect, rounded (an encoder-decoder has half of them
+  on each side). So all sizes have about one shape, and what grows is size alone (Kaplan et al. 2020, section 3.1: the
+  shape hardly matters between 1:20 and 1:100). At least two: with fewer, models are off the trend (their figure 6).
 - **Lines.** isoflop: budgets in equal steps of log C; on each, the sizes within a factor `spread` of the one that
   √(C / 6r) expects, r tokens a parameter (Hoffmann et al. 2022: 20). grid: every size at r/4, r/2, r, 2r, 4r, … tokens
   a parameter, one ratio a line.
-- **Batch**: 512 tokens at 45,000 parameters, growing as √N to the nearest power of two: so does the budget of the
-  runs of a size, and with it the batch at which gradients agree (McCandlish et al. 2018).
+- **Batch**: 384 tokens at 45,000 parameters, growing as N^(1/3), in sequences of two binary digits (1, 2, 3, 4, 6, 8,
+  12, …). The batch that wastes no tokens grows with those of a run (Zhang et al. 2024), which on a line fall as 1 / N:
+  one that grew as √N left the largest models of a line few steps, and them alone (docs/log.md).
 - **Learning rate**: 8e-3 · (128 / width) · √(batch / 4,096 tokens): falling as 1 / width (Yang et al. 2022), growing as
   the root of the batch (Malladi et al. 2022). The factor was measured at widths 24 and 64 (docs/log.md).
 - **Warm-up**: 30 batches, the same for every length, so that a run's prefix is a shorter run's. Runs of less than four
@@ -27,6 +28,7 @@ from modeling.errors import ConfigError
 
 WARMUP_STEPS = 30
 LEAST_STEPS = 4 * WARMUP_STEPS
+LEAST_LAYERS = 2
 MOST_LAYERS = 200
 
 
@@ -34,17 +36,17 @@ class Ladder(Config):
     """What is swept; what it means is in the module's docstring."""
 
     layout: Literal["isoflop", "grid"] = Field("isoflop", description="lines of equal compute, or sizes × tokens")
-    smallest_flops: float = Field(3.16e10, gt=0, description="isoflop: compute of the first line")
-    largest_flops: float = Field(3.16e12, gt=0, description="isoflop: compute of the last line")
+    smallest_flops: float = Field(2e10, gt=0, description="isoflop: compute of the first line")
+    largest_flops: float = Field(2e12, gt=0, description="isoflop: compute of the last line")
     lines: int = Field(5, ge=1, le=50, description="how many budgets, or ratios of tokens to parameters")
     tokens_per_param: float = Field(20.0, gt=0, description="where the optimum is expected")
     spread: float = Field(4.0, gt=1, description="isoflop: sizes up to this factor from the expected optimum")
-    widths: tuple[int, ...] = Field((8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192), min_length=1)
+    widths: tuple[int, ...] = Field((8, 16, 24, 32, 40, 48, 64, 80, 88, 96, 112, 128, 160, 192), min_length=1)
     aspect: int = Field(32, ge=1, description="width per layer")
     head_width: int = Field(8, ge=1, description="width of an attention head; widths are multiples of it")
     decay_share: float = Field(0.2, gt=0, lt=1, description="of each run: its last steps, in which the rate falls")
     lr: float = Field(8e-3, gt=0, description="peak learning rate at width 128 and 4,096 tokens a batch")
-    batch_tokens: int = Field(512, ge=1, description="tokens a batch at 45,000 parameters")
+    batch_tokens: int = Field(384, ge=1, description="tokens a batch at 45,000 parameters")
 
     @model_validator(mode="after")
     def _possible(self) -> Ladder:
@@ -75,7 +77,8 @@ class Ladder(Config):
 
     def shape(self, width: int, *, gated: bool, two_stacks: bool) -> dict[str, Any]:
         """The fields of a model's config that follow from its width."""
-        layers = max(1, round(width / self.aspect / (2 if two_stacks else 1)))
+        stacks = 2 if two_stacks else 1
+        layers = max(LEAST_LAYERS // stacks, round(width / self.aspect / stacks))
         ff = -(-8 * width // 3 // 16) * 16 if gated else 4 * width
         return {
             "layers": layers,
@@ -87,8 +90,9 @@ class Ladder(Config):
 
     def batch(self, params: int, length_tokens: int) -> int:
         """Sequences of a batch."""
-        tokens = 2 ** round(math.log2(self.batch_tokens * math.sqrt(params / 45_000)))
-        return max(1, round(tokens / length_tokens))
+        sequences = max(1.0, self.batch_tokens * (params / 45_000) ** (1 / 3) / length_tokens)
+        step = 2 ** max(0, math.floor(math.log2(sequences)) - 1)
+        return step * round(sequences / step)
 
     def loop(self, width: int, params: int, length_tokens: int) -> dict[str, Any]:
         """The fields of `LoopConfig` that follow from a size; the budget is not among them."""

@@ -122,13 +122,14 @@ def test_a_grid_trains_every_size_at_the_same_ratios():
 
 def test_sizes_keep_their_shape_and_training_its_rules():
     shapes = [LADDER.shape(width, gated=False, two_stacks=False) for width in (32, 64, 128, 256)]
-    assert [s["layers"] for s in shapes] == [1, 2, 4, 8]
+    assert [s["layers"] for s in shapes] == [2, 2, 4, 8]
     assert LADDER.shape(128, gated=False, two_stacks=True)["layers"] == 2
-    assert LADDER.batch(45_000, 128) * 128 == 512
-    assert LADDER.batch(720_000, 128) * 128 == 2048
-    loop = LADDER.loop(128, 720_000, 128)
-    assert loop["peak_lr"] == 5.66e-3
-    assert LADDER.loop(64, 720_000, 128)["peak_lr"] == 1.13e-2
+    assert LADDER.shape(32, gated=False, two_stacks=True)["layers"] == 1
+    sizes = (1000, 45_000, 200_000, 360_000, 3_000_000)  # 0.84, 3, 4.93, 6 and 12.2 sequences
+    assert [LADDER.batch(size, 128) for size in sizes] == [1, 3, 4, 6, 12]
+    loop = LADDER.loop(128, 853_333, 128)  # 8 sequences
+    assert loop["peak_lr"] == 4e-3
+    assert LADDER.loop(64, 853_333, 128)["peak_lr"] == 8e-3
     assert nearest_width(params, 1.02 * SIZES[96], LADDER) == 96
 
 
