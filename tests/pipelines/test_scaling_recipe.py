@@ -54,7 +54,7 @@ def test_variants_differ_in_what_they_say(tmp_path):
         "variants.m40.ladder.aspect=16",
         "judge.kind=mlm",
     )
-    first, second = stages["m15-w64-c4"], stages["m40-w64-c4"]
+    first, second = stages["m15-w64-c5"], stages["m40-w64-c5"]
     assert (first.model.layers, second.model.layers) == (2, 4)
     assert second.examples.objective.mask_rate == 0.4
     assert first.judge.objective.mask_rate == second.judge.objective.mask_rate == 0.15
@@ -113,7 +113,7 @@ def test_a_sweep_runs_to_its_end_and_a_second_time_has_nothing_to_do(tmp_path, m
         "ladder.spread=40",
         "ladder.widths=[8,16,24]",
         "ladder.head_width=8",
-        "ladder.batch_tokens=256",
+        "ladder.batch_tokens=128",
         "stopping.exponent_interval=0",
         "stopping.prune_below=0",
         "stopping.most_flops=2e9",
