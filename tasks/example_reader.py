@@ -71,15 +71,18 @@ class ExampleReader:
 
     def indices(self, first: int, count: int) -> np.ndarray:
         """(epoch, index) of the stream's positions first … first + count - 1: int64 [count, 2]."""
-        positions = np.arange(first, first + count, dtype=np.int64)
+        return self.at(np.arange(first, first + count, dtype=np.int64))
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """(epoch, index) of ascending positions of the stream, int64 [B]: int64 [B, 2]."""
         epochs, within = np.divmod(positions, self._size)
         if self.fixed:
             return np.stack([np.zeros_like(within), within], axis=1)
         index = np.empty_like(within)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1) if count else ():
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1) if len(epochs) else ():
             chosen = epochs == epoch
             index[chosen] = self.order.rows(within[chosen], epoch)
-        if self.file.files.remote and count:
+        if self.file.files.remote and len(epochs):
             self._bring(tuple((int(epochs[i]), self.order.window(int(within[i]), int(epochs[i]))) for i in (0, -1)))
         return np.stack([epochs, index], axis=1)
 

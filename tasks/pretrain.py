@@ -188,6 +188,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     from modeling.prefetch import Prefetch
     from modeling.schedule import BUDGETS, batch_size_at, decay_start, first_sample, resolved
     from modeling.step import SAMPLE_IDS, count_tokens, rank_rows
+    from tasks.drawn_ahead import DrawnAhead
     from tasks.example_reader import ExampleReader
     from tasks.held_out import held_out
     from tasks.samples import Sampler
@@ -201,10 +202,13 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     if payload["init"] is not None:
         load_weights(model, Path(payload["init"]))
 
-    def next_batch(step: int) -> dict[str, Any]:
-        rows = rank_rows(batch_size_at(loop, step), rank.rank, rank.world_size)
-        pairs = reader.indices(first_sample(loop, step) + rows.start, len(rows))
+    def draw(positions: Any) -> dict[str, Any]:
+        pairs = reader.at(positions)
         return {**reader.batch(pairs), SAMPLE_IDS: pairs[:, 0] * len(reader) + pairs[:, 1]}
+
+    def positions(step: int) -> range:
+        rows, first = rank_rows(batch_size_at(loop, step), rank.rank, rank.world_size), first_sample(loop, step)
+        return range(first + rows.start, first + rows.stop)
 
     sample = reader.batch(reader.indices(0, min(loop.batch_size, SAMPLED_ROWS)))  # the same on every rank
     first = {name: torch.from_numpy(array) for name, array in sample.items()}
@@ -224,7 +228,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         split = ExampleReader(judge, "validation", payload["seed"], architecture)
         validation = held_out(split, payload["validation_sequences"], out / "tokenizer.json")
         sampler = Sampler(split, out / "tokenizer.json") if tokenizers_installed() else None
-    with Prefetch(next_batch, loop.steps) as batches:
+    with Prefetch(DrawnAhead(draw, positions, reader.length, loop.steps), loop.steps) as batches:
         result = fit_on_rank(
             rank,
             model,
