@@ -18,9 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from modeling.kernels import compute_dtype
 
-CHUNK_ROWS = {torch.bfloat16: 512, torch.float16: 512}
-"""Rows whose logits are made at once: few enough for the cache, enough for the matrix product."""
-CHUNK_ROWS_FP32 = 256
+CHUNK_ROWS = 512
+"""Rows whose logits are made at once, at most: few enough for the cache, enough for the matrix products."""
 KEPT_BYTES = 1 << 28
 """Of logit gradients, until they become a gradient of the matrix: each such step passes over all of it."""
 FAR_NATS = 80.0
@@ -60,8 +59,9 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _rows(dtype: torch.dtype) -> int:
-    return CHUNK_ROWS.get(dtype, CHUNK_ROWS_FP32)
+def _rows(total: int) -> int:
+    """Rows of a chunk, all chunks but the last alike and that one hardly less: a short product is a slow one."""
+    return -(-total // -(-total // CHUNK_ROWS)) if total else 1
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, padded: int, out: Tensor | None = None) -> Tensor:
@@ -79,8 +79,9 @@ def _loss_only(
         states, weight = states.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         loss = torch.zeros((), dtype=_exact(dtype), device=states.device)
-        for begin in range(0, len(states), _rows(dtype)):
-            rows = slice(begin, begin + _rows(dtype))
+        step = _rows(len(states))
+        for begin in range(0, len(states), step):
+            rows = slice(begin, begin + step)
             logits = _logits(states[rows], weight, bias, padded).to(loss.dtype)
             loss += F.cross_entropy(logits, labels[rows], reduction="sum")
         return loss
@@ -123,13 +124,14 @@ def _loss_and_gradients(
     d_states = torch.empty_like(x) if wanted[0] else None
     d_weight: Tensor | None = None
     d_bias = torch.zeros(V, dtype=exact, device=x.device) if wanted[2] else None
-    kept = max(_rows(dtype), KEPT_BYTES // (V * x.element_size())) if wanted[1] else _rows(dtype)
+    step = _rows(N)
+    kept = max(step, KEPT_BYTES // (V * x.element_size()) // step * step) if wanted[1] else step
     # V is large and N is not: one buffer for the whole, or for as many rows as may be kept.
     buffer = torch.empty(min(N, kept), V, dtype=dtype, device=x.device)
     for first in range(0, N, kept):
         last = min(N, first + kept)
-        for begin in range(first, last, _rows(dtype)):
-            rows = slice(begin, min(last, begin + _rows(dtype)))
+        for begin in range(first, last, step):
+            rows = slice(begin, min(last, begin + step))
             d_logits = _logits(x[rows], w, b, padded, out=buffer[begin - first : rows.stop - first])
             losses = _softmax_less_label(d_logits, labels[rows], d_bias)
             far = losses > FAR_NATS

@@ -13,8 +13,7 @@ N, V, E = 11, 7, 5
 @pytest.fixture(autouse=True)
 def many_chunks(monkeypatch):
     """Three chunks, the last one short, in two stretches of kept gradients."""
-    monkeypatch.setattr(cross_entropy, "CHUNK_ROWS_FP32", 4)
-    monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", {torch.bfloat16: 4})
+    monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", 4)
     monkeypatch.setattr(cross_entropy, "KEPT_BYTES", 8 * V * 8)
 
 
