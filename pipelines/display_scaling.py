@@ -159,6 +159,8 @@ def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
         if each.get("held_out"):
             told = (f"{n} {100 * e:.1f} %" for n, e in each["held_out"].items() if e is not None)
             yield f"  by {each['form']}; errors on the sweep's largest budget, foretold without it: {', '.join(told)}"
+    for warning in found["warnings"]:
+        yield f"warning: {warning}"
 
 
 def budget_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

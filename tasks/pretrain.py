@@ -255,6 +255,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "tokens": result.tokens,
         "labels": result.labels,
         "steps": result.step,
+        "epochs": first_sample(loop, result.step) / len(reader),
         "best_step": result.best_step if loop.validate_every_steps else None,
     }
     # ELECTRA's generator, say, has done its work

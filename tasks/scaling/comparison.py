@@ -62,6 +62,8 @@ class CompareScaling(Task):
             for name, alone in compared.pop("variants").items():
                 variants[name]["law"] = alone
             found |= compared
+        told = [f"{s['variant']}: {warning}" for s in sweeps for warning in s["warnings"]]
+        found["warnings"] = [*told, *found.get("warnings", [])]
         text = json.dumps(found, indent=1, sort_keys=True, default=float)
         (ctx.out / "comparison.json").write_text(text + "\n", encoding="utf-8")
         metrics: dict[str, float] = {}

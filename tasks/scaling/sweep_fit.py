@@ -24,6 +24,8 @@ Measure = Literal["validation_loss", "validation_bits_per_byte"]
 UNITS = {"validation_loss": "nats per label", "validation_bits_per_byte": "bits per byte"}
 LAWS = ("3", "2", "1")
 """Approaches in the order in which the next run is taken from them."""
+FRESH_EPOCHS = 4
+"""Text seen so often is still worth about as much as new one (Muennighoff et al. 2023)."""
 
 
 def run_name(variant: str, width: int, line: int) -> str:
@@ -96,8 +98,11 @@ class FitScaling(Task):
                 {k: v for k, v in row.items() if k not in ("architecture", "objective", "unit")} for row in rows
             ],
             "next": next_run,
+            "warnings": repeated(rows),
         }
         _write(ctx.out / "sweep.json", sweep)
+        for warning in repeated(rows):
+            ctx.log(warning)
         metrics: dict[str, float] = {"points": len(rows), "sizes": len({row["width"] for row in rows})}
         for name, part in fit.items():
             for key in ("exponent_N", "exponent_D"):
@@ -135,6 +140,7 @@ class FitScaling(Task):
             "learning_rate": loop["peak_lr"],
             "batch_tokens": loop["batch_size"] * length,
             "steps": final["steps"],
+            "epochs": final.get("epochs", 0.0),
             "budget": note["budget"],
             "architecture": config["architecture"],
             "objective": note["objective"]["kind"],
@@ -186,6 +192,16 @@ def flops_factor(rows: Sequence[Mapping[str, Any]]) -> float:
     from statistics import median
 
     return float(median(row["flops"] / (row["params"] * row["tokens"]) for row in rows))
+
+
+def repeated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where runs have seen their text so often that it was no longer worth what new text is."""
+    often = [row["epochs"] for row in rows if row["epochs"] > FRESH_EPOCHS]
+    if not often:
+        return []
+    times = f"more than {FRESH_EPOCHS} times, up to {max(often):.1f} times"
+    said = f"{len(often)} of {len(rows)} runs saw their text {times}"
+    return [f"{said}: the laws are of fresh text; take a larger corpus or smaller budgets"]
 
 
 def number_lines(rows: Sequence[dict[str, Any]], ladder: Ladder) -> None:

@@ -16,6 +16,7 @@ from modeling.architecture import model_config
 from modeling.errors import ConfigError
 from modeling.flops import count_by_group, training_flops_per_token
 from modeling.shapes import parameter_shapes
+from pipelines.display_scaling import sweep_lines
 from tasks.base import Artifact, Edge, Runtime
 from tasks.scaling.comparison import CompareScaling
 from tasks.scaling.forecast import SURFACES, forecast
@@ -23,7 +24,7 @@ from tasks.scaling.ladder import Ladder, Rung, nearest_width, rungs
 from tasks.scaling.next_run import PretrainNext
 from tasks.scaling.points import points_of
 from tasks.scaling.stopping import Stopping, unneeded
-from tasks.scaling.sweep_fit import FitScaling, run_name
+from tasks.scaling.sweep_fit import FitScaling, repeated, run_name
 from tests.tasks.stage import FolderContext
 
 WIDTHS = (32, 48, 64, 80, 96, 112, 128, 160, 192)
@@ -46,6 +47,10 @@ def params(width: int) -> int:
 SIZES = {width: params(width) for width in LADDER.widths}
 
 
+FRESH_TOKENS = 1e7
+"""Of the corpus that the runs are said to be of."""
+
+
 def loss(n: float, d: float) -> float:
     return LAW["E"] + LAW["A"] / n ** LAW["alpha"] + LAW["B"] / d ** LAW["beta"]
 
@@ -61,6 +66,7 @@ def model(folder: Path, rung: Rung, noise: float = 0.0) -> Path:
         "validation_loss": loss(rung.params, tokens) * math.exp(noise),
         "tokens": tokens,
         "steps": tokens // 512,
+        "epochs": tokens / FRESH_TOKENS,
     }
     note = {
         "final": final,
@@ -291,6 +297,12 @@ def test_a_prediction_is_put_beside_what_came(swept, tmp_path):
     assert found["predictions"][0]["times_largest"] == pytest.approx(8, rel=0.05)
     assert set(found["variants"]) == {"decoder", "other"}
     assert found["pairs"][0]["exponents"]["exponent_N"]["difference"] == pytest.approx(0)
+    said = [line for line in sweep_lines(found) if line.startswith("warning: ")]
+    seen = [float(p["tokens"]) / FRESH_TOKENS for p in json.loads((out / "sweep.json").read_text())["points"]]
+    often = [epochs for epochs in seen if epochs > 4]
+    expected = f"{len(often)} of {len(seen)} runs saw their text more than 4 times, up to {max(often):.1f} times"
+    assert [expected in line for line in said[:2]] == [True, True]
+    assert repeated([{"epochs": 3.9}, {"epochs": 0.1}]) == []
 
 
 def test_too_few_runs_and_missing_losses_are_named(tmp_path):
