@@ -88,13 +88,13 @@ def calibrate(alone: list[tuple[Any, float]]) -> Any:
 
     from modeling.memory import optimizer_bytes
     from modeling.shapes import count, parameter_shapes
-    from modeling.step_time import Device, micro_flops, operations, traffic
+    from modeling.step_time import OPERATIONS_PER_STEP, Device, micro_flops, operations, traffic
 
     lines, times = [], []
     for work, seconds in alone:
         shapes = parameter_shapes(work.config, work.head)
         updated = 16 * count(shapes) + 2 * optimizer_bytes("adamw", shapes)
-        lines.append([micro_flops(work), traffic(work) + updated, operations(work)])
+        lines.append([micro_flops(work), traffic(work) + updated, operations(work) + OPERATIONS_PER_STEP])
         times.append(seconds)
     relative = np.array(lines) / np.array(times)[:, None]
     scale = relative.max(0)

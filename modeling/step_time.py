@@ -37,8 +37,12 @@ from modeling.memory import BUCKET_STAGE_0, Placed, optimizer_bytes
 from modeling.shapes import count, parameter_shapes
 
 PASSES = 5
-OPERATIONS_PER_BLOCK = 110
-"""Started by a block's forward and backward pass together, about."""
+OPERATIONS_PER_BLOCK, OPERATIONS_BESIDE = 110, 70
+"""Started by a block's forward and backward pass together, and by embeddings, output layer and loss, about."""
+CASTING = 1.5
+"""So many times as many under autocast, which casts what each product takes."""
+OPERATIONS_PER_STEP = 150
+"""Of the norm, the update, counts of labels and the log's figures, about, however many micro-batches there are."""
 HOOKED = (0, 25, 25, 80)
 """By ZeRO stage: what DeepSpeed's hooks take for a weight in a micro-batch, in starts of an operation (measured on one
 worker, docs/placement.md)."""
@@ -160,6 +164,8 @@ def step_time(
     # Gradients once more for the norm; a stage above 0 copies gradients and master weights, too.
     moved = (FP32 * (5 if placed.zero_stage else 4)) * count(shapes) + 2 * optimizer_bytes(optimizer, shapes)
     updated = moved / share / device.bytes_per_second
+    around = OPERATIONS_PER_STEP * device.launch_seconds
+    updated = max(updated, around) if device.asynchronous else updated + around
     a = placed.accumulation
     sent = communication(count(shapes), placed, network)
     after = sent.get("all_gather", 0.0) if placed.zero_stage < 3 else 0.0  # of the new weights: nothing to hide behind
@@ -177,12 +183,14 @@ def step_time(
     )
 
 
-def operations(work: Workload) -> int:
+def operations(work: Workload) -> float:
     """Started by a micro-batch's forward and backward pass; an LSTM's steps follow one another, six or so a layer."""
-    config = work.config
+    config, casting = work.config, CASTING if work.precision != "fp32" else 1.0
     if isinstance(config, TransformerConfig):
-        return config.depth * OPERATIONS_PER_BLOCK
-    return 2 * config.layers * work.length * 6 if config.architecture == "bilstm" else 2 * OPERATIONS_PER_BLOCK
+        return casting * (config.depth * OPERATIONS_PER_BLOCK + OPERATIONS_BESIDE)
+    if config.architecture == "bilstm":
+        return casting * (2 * config.layers * work.length * 6 + OPERATIONS_BESIDE)
+    return casting * (2 * OPERATIONS_PER_BLOCK)
 
 
 def micro_flops(work: Workload) -> float:
