@@ -54,8 +54,8 @@ def test_variants_differ_in_what_they_say(tmp_path):
         "variants.m40.ladder.aspect=16",
         "judge.kind=mlm",
     )
-    first, second = stages["m15-w64-c5"], stages["m40-w64-c5"]
-    assert (first.model.layers, second.model.layers) == (2, 4)
+    first, second = stages["m15-w48-c5"], stages["m40-w48-c5"]
+    assert (first.model.layers, second.model.layers) == (2, 3)
     assert second.examples.objective.mask_rate == 0.4
     assert first.judge.objective.mask_rate == second.judge.objective.mask_rate == 0.15
     assert stages["comparison"].comparable
