@@ -34,7 +34,7 @@ from modeling.schedule import LoopConfig
 from modeling.shapes import parameter_shapes
 from pipelines.graph import Pipeline
 from pipelines.recipes.corpora import CorpusConfig, corpus_parts, mixed, unweighted
-from pipelines.recipes.scale import PLACEMENT, Scale
+from pipelines.recipes.scale import Scale
 from pipelines.recipes.sections import given, settings_of
 from pipelines.sweep import Made, Sweep
 from tasks.base import Runtime, Task
@@ -131,7 +131,7 @@ SCALES: dict[str, dict[str, Any]] = {
         128,
         validation_sequences=1000,
         placement=ONE_CORE,
-        next_placement={**PLACEMENT["cpu"], "samples": 0, "layer_updates": 0},
+        next_placement=ONE_CORE,  # models so small gain nothing from a second worker; other runs do
     ),
     "gpu": _scale(
         {"smallest_flops": 1e15, "largest_flops": 1e17, "widths": (128, 192, 256, 320, 384, 448, 512, 640, 768, 896),
