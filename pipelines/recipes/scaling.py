@@ -92,18 +92,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """What a family is: the modern block (`modeling.presets.modern`) in its architecture, and its objective.
 
-With T5's relative positions a small encoder is at 4.29 nats after 1.5 million tokens; with rotary ones it is at 5.40,
-about the unigram's. A decoder does not stay there: it has the token before (docs/log.md).
+With T5's relative positions a small encoder is at 4.29 nats after 1.5 million tokens, with rotary ones at 5.40: it finds
+a masked token's neighbours later. A decoder has the token before in its hands (docs/log.md).
 """
-SPARSE = ("encoder", "encoder-decoder")
+SPARSE = {"encoder": 3.0, "encoder-decoder": 1.5}
 """Families with a label in six or seven tokens. For these batches are four times as large, at half of the rate, which
-costs no loss and half of the time, and the optimum is expected at three times the tokens a parameter."""
+costs no loss and half of the time. So many times `tokens_per_param` are expected at the optimum: three times as many
+tokens a parameter, where in two stacks a token meets half of the parameters."""
 SHORT: dict[str, dict[str, Any]] = {
-    "cpu": dict.fromkeys(
-        ("encoder", "encoder-decoder", "prefix-lm"), {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3}
-    )
+    "cpu": {
+        "encoder": {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3},
+        "encoder-decoder": {"smallest_flops": 1e11, "largest_flops": 1e12, "lines": 3},
+        "prefix-lm": {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3},
+    }
 }
-"""Where the families beside the decoder are swept over one decade: below it they stay at the unigram's loss."""
+"""Where the families beside the decoder are swept over one decade: below it they have hardly learnt where a token's neighbours are."""
 
 
 class VariantSettings(Config):
@@ -291,7 +294,7 @@ def _own_ladder(c: ScalingConfig, settings: VariantSettings) -> Mapping[str, Any
     found: dict[str, Any] = {}
     if settings.family in SPARSE:
         found["batch_tokens"], found["lr"] = 4 * c.ladder.batch_tokens, c.ladder.lr / 2
-        found["tokens_per_param"] = 3 * c.ladder.tokens_per_param
+        found["tokens_per_param"] = SPARSE[settings.family] * c.ladder.tokens_per_param
     said = c.ladder.model_fields_set & {"smallest_flops", "largest_flops", "lines", "layout"}
     if not (said or c.variants):
         found |= SHORT.get(c.scale, {}).get(settings.family, {})
