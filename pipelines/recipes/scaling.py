@@ -92,8 +92,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """What a family is: the modern block (`modeling.presets.modern`) in its architecture, and its objective.
 
-With T5's relative positions a small encoder is at 4.29 nats after 1.5 million tokens, with rotary ones at 5.40: there it
-finds a token's neighbours later. A decoder has the token before in its hands (docs/log.md).
+With T5's relative positions a small encoder is at 4.29 nats after 1.5 million tokens, with rotary ones at 5.40: it
+finds a token's neighbours later then. A decoder has the token before in its hands (docs/log.md).
 """
 SPARSE = {"encoder": 3.0, "encoder-decoder": 1.5}
 """Families with a label in six or seven tokens. For these batches are four times as large, at half of the rate, which
