@@ -86,7 +86,7 @@ class FitScaling(Task):
         next_run = self._next(rows, fit, ctx.out / "fit.json", ctx.inputs("runs"))
         next_run |= forecast(points, next_run["params"], next_run["tokens"], bootstrap=self.bootstrap) or {}
         _write(ctx.out / "next.json", {name: next_run.pop(name) for name in ("model", "loop")})
-        first = rows[0]
+        first, warnings = rows[0], repeated(rows)
         sweep = {
             "variant": self.variant,
             "architecture": first["architecture"],
@@ -98,10 +98,10 @@ class FitScaling(Task):
                 {k: v for k, v in row.items() if k not in ("architecture", "objective", "unit")} for row in rows
             ],
             "next": next_run,
-            "warnings": repeated(rows),
+            "warnings": warnings,
         }
         _write(ctx.out / "sweep.json", sweep)
-        for warning in repeated(rows):
+        for warning in warnings:
             ctx.log(warning)
         metrics: dict[str, float] = {"points": len(rows), "sizes": len({row["width"] for row in rows})}
         for name, part in fit.items():
@@ -140,7 +140,7 @@ class FitScaling(Task):
             "learning_rate": loop["peak_lr"],
             "batch_tokens": loop["batch_size"] * length,
             "steps": final["steps"],
-            "epochs": final.get("epochs", 0.0),
+            "epochs": final["epochs"],
             "budget": note["budget"],
             "architecture": config["architecture"],
             "objective": note["objective"]["kind"],
