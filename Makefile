@@ -4,6 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
+# Set in many containers. With it nothing that pip left uncompiled here ever would be, and each process would compile
+# all of torch, Ray and MLflow that it imports: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,7 +16,7 @@ PYTHON ?=
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FIRST_IMPORTS := import mlflow.server, ray.data, ray.train, s3fs, gcsfs, scipy.stats, sklearn.linear_model, \
-  matplotlib.pyplot, transformers, pytest, hypothesis
+  matplotlib.pyplot, transformers, pytest, hypothesis, torch._dynamo, pipelines.cli
 # ninja is also a Python package, beside the other commands of the environment
 WITH_BIN := PATH="$(abspath $(BIN)):$$PATH"
 PYTEST := $(WITH_BIN) $(BIN)/python -m pytest

@@ -155,10 +155,10 @@ def seq2seq(size: Size) -> Pair:
             head_bias=False,
         )
     )
-    with torch.no_grad():
-        # Their output matrix starts at deviation 1: the loss is far above ln V, and its gradients underflow,
-        # with which fp32 arithmetic is several times slower. Both models get the deviation that ours starts with.
-        theirs.lm_head.weight.mul_(size.width**-0.5)
+    # Theirs ties the output matrix whatever the config says, which T5 1.1 does not: both get one of their own. And theirs
+    # starts at deviation 1: the loss is far above ln V, and its gradients underflow, with which fp32 arithmetic is
+    # several times slower. Both get the deviation that ours starts with.
+    theirs.lm_head.weight = nn.Parameter(theirs.lm_head.weight.detach() * size.width**-0.5)
     _copy(theirs, ours, _t5_names(size.layers))
     ids = torch.randint(1, size.vocabulary, (size.rows, size.length))
     labels = torch.randint(1, size.vocabulary, (size.rows, size.targets))

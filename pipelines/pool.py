@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cluster.aside import aside
 from cluster.store import Store
-from pipelines.events import EventLine
+from pipelines.events import TRAILING_SECONDS, EventLine
 from pipelines.worker import Event, Job, execute, pack
 from tasks.base import Runtime
 
@@ -96,11 +96,18 @@ def ray_log(store: Store, folder: str) -> Iterator[None]:
 
 
 def _stage(payload: bytes, hub: Any) -> Outcome:
+    import ray
+
+    last: list[Any] = []
+
     def sink(events: list[Event]) -> None:
         if hub is not None:
-            hub.push.remote(events)
+            last[:] = [hub.push.remote(events)]
 
-    return execute(payload, sink)
+    outcome = execute(payload, sink)
+    if last:  # or the driver may have the result, and ask for the last events, while they are still on their way
+        ray.wait(last, timeout=TRAILING_SECONDS)
+    return outcome
 
 
 class RayPool:

@@ -16,6 +16,7 @@ import pytest
 
 from cluster.connect import connect, shutdown
 from pipelines.events import EventLine
+from pipelines.pool import _stage
 from tests.pipelines.conftest import ROOT, TOY
 from tests.pipelines.test_cli import check_error
 from tests.pipelines.test_submit import RAY, free_port
@@ -58,6 +59,31 @@ def test_one_that_is_gone_is_given_up_with_one_notice(ray_here: Any) -> None:
     (event,) = events_of(line, ray_here, push=False)
     assert event["type"] == "notice" and "ActorDiedError" in event["message"]
     assert (line.hub, line.call(), line.trailing()) == (None, None, [])
+
+
+def test_a_stage_ends_when_its_last_events_have_arrived(ray_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.events: list[Any] = []
+
+        async def push(self, events: list[Any]) -> None:
+            import asyncio
+
+            await asyncio.sleep(1.0)
+            self.events.extend(events)
+
+        async def arrived(self) -> list[Any]:
+            return self.events
+
+    def execute(payload: bytes, sink: Any) -> dict[str, Any]:
+        sink([{"type": "metric", "last": payload.decode()}])
+        return {"ok": True}
+
+    monkeypatch.setattr("pipelines.pool.execute", execute)
+    hub = ray_here.remote(num_cpus=0)(Slow).remote()
+    assert _stage(b"yes", hub) == {"ok": True}
+    assert ray_here.get(hub.arrived.remote()) == [{"type": "metric", "last": "yes"}]
+    assert _stage(b"no", None) == {"ok": True}
 
 
 def test_a_run_goes_on_without_live_figures(ray_here: Any, toy_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
