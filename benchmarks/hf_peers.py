@@ -155,9 +155,9 @@ def seq2seq(size: Size) -> Pair:
             head_bias=False,
         )
     )
-    # Theirs ties the output matrix whatever the config says, which T5 1.1 does not: both get one of their own. And theirs
-    # starts at deviation 1: the loss is far above ln V, and its gradients underflow, with which fp32 arithmetic is
-    # several times slower. Both get the deviation that ours starts with.
+    # Theirs ties the output matrix whatever the config says, which T5 1.1 does not: both get one of their own. And
+    # theirs starts at deviation 1: the loss is far above ln V, and its gradients underflow, with which fp32 arithmetic
+    # is several times slower. Both get the deviation that ours starts with.
     theirs.lm_head.weight = nn.Parameter(theirs.lm_head.weight.detach() * size.width**-0.5)
     _copy(theirs, ours, _t5_names(size.layers))
     ids = torch.randint(1, size.vocabulary, (size.rows, size.length))
