@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, Size]] = {
     "bert-mini": ("mlm", Size(4, 256, 30522, rows=32, length=128)),
     "bert-mini, 8k vocabulary": ("mlm", Size(4, 256, 8192, rows=32, length=128)),
     "bert-small": ("mlm", Size(4, 512, 30522, rows=32, length=128)),
+    "gpt2 4x256": ("causal", Size(4, 256, 50257, rows=8, length=512)),
     "gpt2 4x256, 8k vocabulary": ("causal", Size(4, 256, 8192, rows=8, length=512)),
     "gpt2 6x512": ("causal", Size(6, 512, 50257, rows=4, length=512)),
     "t5.1.1 4x256, 8k vocabulary": ("seq2seq", Size(4, 256, 8192, rows=16, length=256, targets=58)),

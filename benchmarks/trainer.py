@@ -31,6 +31,7 @@ from benchmarks.trainer_sides import ZERO_STAGE, Gate, run_ours, run_theirs, wri
 
 CASES: dict[str, tuple[str, Size]] = {
     "bert-mini": ("mlm", Size(4, 256, 30522, rows=32, length=128)),
+    "gpt2 4x256": ("causal", Size(4, 256, 50257, rows=8, length=512)),
     "gpt2 4x256, 8k vocabulary": ("causal", Size(4, 256, 8192, rows=8, length=512)),
 }
 TARGETS = {"mlm": 2.0, "causal": 1.2}
