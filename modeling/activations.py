@@ -6,7 +6,8 @@ attention weights kept. Ours differ:
 
 - the residual stream, norms and the optimizer stay in fp32, matrix products are in 2 bytes (autocast); so the
   weights' 2-byte copies are kept from the forward to the backward pass, at every ZeRO stage;
-- attention on a GPU is fused and keeps no weights, but for learnt biases (T5); on a CPU `modeling.kernels` keeps them;
+- attention on a GPU is fused and keeps no weights, but for learnt biases (T5); on a CPU `modeling.kernels` keeps them
+  where it writes the products out: for learnt biases, too, in bf16, and of long causal rows;
 - logits are made at labelled positions only, and not kept (`modeling.cross_entropy`): instead the gradients of the
   states and of the output matrix are, from the forward pass on;
 - the last block works on labelled positions only, after its attention.
@@ -216,7 +217,7 @@ def _attention(work: Workload, L: int, K: int, *, causal: bool, learnt_bias: boo
         if learnt_bias:
             return normed + s * (2 * queries + keys) + scores * (FP32 + (s if s != FP32 else 0) + 2 * s)
         return normed + FP32 * (queries + keys + 3 * scores)
-    flash = s == FP32 and not (causal or learnt_bias) and L * K > FLASH_SCORES_FP32
+    flash = s == FP32 and not learnt_bias and not (causal and L * K > FLASH_SCORES_FP32)
     if flash or s * scores > PLAIN_ATTENTION_BYTES:
         turned = s * (queries + keys / 2) if config.positions == "rotary" or config.qk_norm else 0
         return normed + turned + s * (queries + keys) + FP32 * B * H * L

@@ -27,7 +27,8 @@ from modeling.masks import Visibility
 PLAIN_ATTENTION_BYTES = 1 << 28
 """Largest attention weights of a layer that CPU attention may hold for the sake of speed."""
 FLASH_SCORES_FP32 = 192 * 192
-"""From more scores a head on, fp32 attention without causal mask or learnt bias is as fast in torch's kernels."""
+"""Up to so many scores a head, fp32 attention is at least as fast in torch's kernels, and beyond where it is not causal;
+a learnt bias they do not take."""
 HEADS_AT_ONCE_FP32 = 16
 """Rows of the batch times heads that fp32 attention on a CPU takes at once."""
 
@@ -86,9 +87,10 @@ def attention(
 ) -> Tensor:
     """Softmax(scale · q kᵀ + bias) v over the keys that are visible, for [B, H, L, d].
 
-    torch's flash kernels for CPUs are fast forwards and slow backwards (in bf16 several times slower than plain
-    products), gain nothing from a causal mask backwards, and do not differentiate by a bias; so where there is
-    a backward pass the products are written out, as long as their weights stay small.
+    torch's flash kernels for CPUs are fast forwards and slow backwards in bf16 (several times slower than plain
+    products), gain nothing from a causal mask backwards, and do not differentiate by a bias; so for a backward pass
+    in bf16, or through long causal rows or a learnt bias, the products are written out, as long as their weights
+    stay small.
     """
     if _written_out(q, k, visible, bias, dropout):
         return _Attention.apply(scale, visible, bias, q[None], k[None], v[None])
@@ -195,7 +197,7 @@ def _written_out(q: Tensor, k: Tensor, visible: Visibility, bias: Tensor | None,
     learnt_bias = bias is not None and bias.requires_grad
     if visible.causal and k.shape[2] != L:
         return False
-    if q.element_size() >= 4 and not (visible.causal or learnt_bias) and L * k.shape[2] > FLASH_SCORES_FP32:
+    if q.element_size() >= 4 and not learnt_bias and not (visible.causal and L * k.shape[2] > FLASH_SCORES_FP32):
         return False
     return q.element_size() * B * H * L * k.shape[2] <= PLAIN_ATTENTION_BYTES
 

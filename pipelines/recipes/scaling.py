@@ -95,16 +95,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 With T5's relative positions a small encoder is at 4.29 nats after 1.5 million tokens, with rotary ones at 5.40: it
 finds a token's neighbours later then. A decoder has the token before in its hands (docs/log.md).
 """
-SPARSE = {"encoder": 3.0, "encoder-decoder": 1.5}
+SPARSE = {"encoder": 3.0, "encoder-decoder": 3.0}
 """Families with a label in six or seven tokens. For these batches are four times as large, at half of the rate, which
-costs no loss and half of the time. So many times `tokens_per_param` are expected at the optimum: three times as many
-tokens a parameter, where in two stacks a token meets half of the parameters."""
+costs no loss and half of the time. So many times `tokens_per_param` are expected at the optimum: minima of IsoFLOP lines
+lay at three to five times (docs/log.md)."""
 SHORT: dict[str, dict[str, Any]] = {
-    "cpu": {
-        "encoder": {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3},
-        "encoder-decoder": {"smallest_flops": 1e11, "largest_flops": 1e12, "lines": 3},
-        "prefix-lm": {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3},
-    }
+    "cpu": dict.fromkeys(
+        ("encoder", "encoder-decoder", "prefix-lm"), {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3}
+    )
 }
 """Families that are swept over one decade: with less compute they hardly learn where a token's neighbours are."""
 
@@ -133,6 +131,7 @@ SCALES: dict[str, dict[str, Any]] = {
         {"vocab_size": 1024, "sample_bytes": 4 << 20},
         128,
         validation_sequences=1000,
+        pretrain={"precision": "fp32"},  # autocast's casts cost models up to width 48 more time than they save
         placement=ONE_CORE,
         next_placement=ONE_CORE,  # models so small gain nothing from a second worker; other runs do
     ),

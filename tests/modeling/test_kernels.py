@@ -89,13 +89,33 @@ def test_attention_is_its_definition(name, with_bias):
     for found in (
         packed_attention(qkv, visible, 0.3, 0.0, bias),
         attention(*qkv.unbind(0), visible, 0.3, 0.0, bias),
+        kernels._Attention.apply(0.3, visible, bias, qkv),
+        kernels._Attention.apply(0.3, visible, bias, *(x[None] for x in qkv.unbind(0))),
     ):
-        assert "_Attention" in str(found.grad_fn)
         assert torch.allclose(found, expected)
         for ours, theirs in zip(torch.autograd.grad(found, inputs, gradient), want, strict=True):
             assert torch.allclose(ours, theirs)
     with torch.no_grad():  # torch's own kernels
         assert torch.allclose(attention(*qkv.unbind(0), visible, 0.3, 0.0, bias), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "causal", "with_bias", "written_out"),
+    [
+        (torch.float32, 128, True, False, False),
+        (torch.float32, 256, True, False, True),
+        (torch.float32, 128, False, False, False),
+        (torch.float32, 256, False, False, False),
+        (torch.float32, 128, False, True, True),
+        (torch.bfloat16, 128, False, False, True),
+        (torch.bfloat16, 128, True, False, True),
+    ],
+)
+def test_the_faster_way_is_taken(dtype, length, causal, with_bias, written_out):
+    qkv = torch.randn(3, 1, 2, length, 8, dtype=dtype, requires_grad=True)
+    bias = torch.zeros(1, 2, length, length, requires_grad=True) if with_bias else None
+    found = packed_attention(qkv, Visibility(causal=causal), 0.3, 0.0, bias)
+    assert ("_Attention" in str(found.grad_fn)) == written_out
 
 
 def test_gradients_where_only_some_are_wanted():
@@ -137,6 +157,7 @@ def test_attention_in_bf16_is_as_near_to_fp32_as_the_plain_products(name):
 
 
 def test_large_weights_are_left_to_torchs_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, "FLASH_SCORES_FP32", 0)
     monkeypatch.setattr(kernels, "PLAIN_ATTENTION_BYTES", 4 * B * H * L * L - 1)
     qkv = torch.randn(3, B, H, L, D, requires_grad=True)
     found = packed_attention(qkv, Visibility(causal=True), 0.3, 0.0)
