@@ -27,8 +27,8 @@ from modeling.masks import Visibility
 PLAIN_ATTENTION_BYTES = 1 << 28
 """Largest attention weights of a layer that CPU attention may hold for the sake of speed."""
 FLASH_SCORES_FP32 = 192 * 192
-"""Up to so many scores a head, fp32 attention is at least as fast in torch's kernels, and beyond where it is not causal;
-a learnt bias they do not take."""
+"""Up to so many scores a head, fp32 attention is at least as fast in torch's kernels, and beyond, where it is not
+causal; a learnt bias they do not take."""
 HEADS_AT_ONCE_FP32 = 16
 """Rows of the batch times heads that fp32 attention on a CPU takes at once."""
 

@@ -97,8 +97,8 @@ finds a token's neighbours later then. A decoder has the token before in its han
 """
 SPARSE = {"encoder": 3.0, "encoder-decoder": 3.0}
 """Families with a label in six or seven tokens. For these batches are four times as large, at half of the rate, which
-costs no loss and half of the time. So many times `tokens_per_param` are expected at the optimum: minima of IsoFLOP lines
-lay at three to five times (docs/log.md)."""
+costs no loss and half of the time. So many times `tokens_per_param` are expected at the optimum: minima of IsoFLOP
+lines lay at three to five times (docs/log.md)."""
 SHORT: dict[str, dict[str, Any]] = {
     "cpu": dict.fromkeys(
         ("encoder", "encoder-decoder", "prefix-lm"), {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3}
