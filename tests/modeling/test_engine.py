@@ -60,3 +60,37 @@ def test_nothing_of_zero_3_stays_in_the_process():
     assert torch.nn.functional.linear is linear
     after = fit(**arguments(engine_config=engine_config(**RUN, clip_norm=1.0)))
     assert after.history == before.history
+
+
+def test_a_single_worker_computes_what_deepspeeds_own_reduction_would(monkeypatch):
+    """Also of a weight that no loss reaches: it decays, as it does on several workers."""
+    from modeling import step
+
+    def trained(reduces: bool):
+        given = arguments(engine_config=engine_config(**RUN, clip_norm=1.0))
+        given["model"].unused = torch.nn.Parameter(torch.ones(3, 3))
+        if reduces:
+            stepper = step.Stepper.__init__
+
+            def with_reduction(self, engine, *rest):
+                stepper(self, engine, *rest)
+                assert self._alone
+                self._alone, engine.enable_backward_allreduce = False, True
+
+            monkeypatch.setattr(step.Stepper, "__init__", with_reduction)
+        fit(**given)
+        return given["model"].state_dict()
+
+    alone, reduced = trained(False), trained(True)
+    assert (alone["unused"] < 1).all()
+    for name, weight in alone.items():
+        assert torch.equal(weight, reduced[name]), name
+
+
+def test_the_seed_of_a_step_is_torchs_own():
+    from modeling.step import _seed
+
+    torch.manual_seed(2**62 + 5)
+    expected = torch.rand(4)
+    _seed(2**62 + 5, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), expected)
