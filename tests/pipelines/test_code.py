@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.code import PACKAGES, ROOT, CodeIndex, module_facts
+from pipelines.code import PACKAGES, ROOT, CodeIndex
+from pipelines.definitions import module_facts
 
 BASE = {
     "app.py": '''
