@@ -29,8 +29,10 @@ PLAIN_ATTENTION_BYTES = 1 << 28
 FLASH_SCORES_FP32 = 192 * 192
 """Up to so many scores a head, fp32 attention is at least as fast in torch's kernels, and beyond, where it is not
 causal; a learnt bias they do not take."""
-HEADS_AT_ONCE_FP32 = 16
-"""Rows of the batch times heads that fp32 attention on a CPU takes at once."""
+CAUSAL_QUERIES_FP32, CAUSAL_QUERIES_BF16 = 128, 256
+"""Queries at once of a causal row on a CPU, with the keys up to the last of them."""
+SCORES_AT_ONCE_FP32 = 1 << 20
+"""Scores, of all heads and some rows of the batch, that fp32 attention on a CPU makes at once: 4 MB."""
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -221,7 +223,7 @@ class _Attention(torch.autograd.Function):
         added = None if bias is None else _four(bias).to(q.dtype)
         weights, tiles = [], []
         with torch.autocast("cpu", enabled=False):
-            for rows in _row_tiles(q):
+            for rows in _row_tiles(q, k, visible.causal):
                 q_, k_, v_ = (x[rows].reshape(-1, *x.shape[2:]) for x in (q, k, v))
                 tiles += [q_, k_, v_]
                 for queries, keys in _query_tiles(q, k, visible.causal):
@@ -255,7 +257,7 @@ class _Attention(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             d_bias = torch.zeros_like(_four(bias), dtype=torch.promote_types(bias.dtype, torch.float32))
         with torch.autocast("cpu", enabled=False):
-            for rows in _row_tiles(dq):
+            for rows in _row_tiles(dq, dk, ctx.causal):
                 q_, k_, v_ = next(tiles), next(tiles), next(tiles)
                 g_ = g[rows].reshape(-1, *g.shape[2:])
                 dk_, dv_ = torch.empty_like(k_), torch.empty_like(v_)
@@ -287,20 +289,22 @@ def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
-def _row_tiles(q_BHLd: Tensor) -> Iterator[slice]:
+def _row_tiles(q_BHLd: Tensor, k_BHLd: Tensor, causal: bool) -> Iterator[slice]:
     """Rows of the batch at a time: in bf16 all, in fp32 as many as stay in the cache, and not one by one, either.
 
     Each product ends with its threads waiting for each other, which takes long where others use the processor.
     """
-    B = len(q_BHLd)
-    at_once = max(1, HEADS_AT_ONCE_FP32 // q_BHLd.shape[1]) if q_BHLd.element_size() >= 4 else B
+    (B, H, L, _), K = q_BHLd.shape, k_BHLd.shape[2]
+    at_once = B
+    if q_BHLd.element_size() >= 4:
+        at_once = max(1, SCORES_AT_ONCE_FP32 // (H * K * (min(L, CAUSAL_QUERIES_FP32) if causal else L)))
     return (slice(first, min(B, first + at_once)) for first in range(0, B, at_once))
 
 
 def _query_tiles(q_BHLd: Tensor, k_BHLd: Tensor, causal: bool) -> Iterator[tuple[slice, slice]]:
     """Queries and the keys that they may see: all, or in a causal row a stretch of queries, from the last one."""
     L = q_BHLd.shape[2]
-    step = (128 if q_BHLd.element_size() >= 4 else 256) if causal else L
+    step = (CAUSAL_QUERIES_FP32 if q_BHLd.element_size() >= 4 else CAUSAL_QUERIES_BF16) if causal else L
     for last in range(L, 0, -step):
         yield slice(max(0, last - step), last), slice(0, last if causal else k_BHLd.shape[2])
 
