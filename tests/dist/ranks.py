@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def train(
 
     placement: further arguments of `engine_config`.
     batch_from: rows of the first step; the batch grows over three full ones.
-    checkpoints: after every step, into `folder/scratch`; in the `background`, whenever one can be written.
+    checkpoints: after every step, into `folder/scratch`; in the `background`, whenever one can be written, and the fifth
+        step waits for the first.
     stop_after: end after so many steps, with a checkpoint, as a cancelled run does.
     die_at_sync: the call of fsync, counted from 1, in which `die_rank` is killed: while a checkpoint is written.
     die_at: the number of the batch before which the rank `die_rank` is killed (SIGKILL), in its first life.
@@ -136,6 +138,10 @@ def train(
     def next_batch(step: int) -> dict[str, np.ndarray]:
         if step == die_at and rank == die_rank:
             os.kill(os.getpid(), signal.SIGKILL)
+        if background and step == 4:  # nine steps may be over before a checkpoint is written
+            end = time.monotonic() + 60
+            while time.monotonic() < end and not any((folder / scratch).glob("step-*")):
+                time.sleep(0.02)
         made[0] = step + 1
         number = batches[step] if batches else step
         batch = global_batch(number, pairs)
