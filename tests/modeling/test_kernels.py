@@ -118,6 +118,15 @@ def test_the_faster_way_is_taken(dtype, length, causal, with_bias, written_out):
     assert ("_Attention" in str(found.grad_fn)) == written_out
 
 
+def test_the_memory_formula_has_the_same_limits():
+    """`modeling.activations` says them again, since it must not import torch."""
+    from modeling import activations
+
+    assert activations.CAUSAL_TILE == {4: kernels.CAUSAL_QUERIES_FP32, 2: kernels.CAUSAL_QUERIES_BF16}
+    for name in ("PLAIN_ATTENTION_BYTES", "FLASH_SCORES_FP32"):
+        assert getattr(activations, name) == getattr(kernels, name)
+
+
 def test_gradients_where_only_some_are_wanted():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 2, 5, 4, dtype=torch.float64).unbind(0)
