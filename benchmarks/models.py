@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, Size]] = {
     "gpt2 4x256, 8k vocabulary": ("causal", Size(4, 256, 8192, rows=8, length=512)),
     "gpt2 6x512": ("causal", Size(6, 512, 50257, rows=4, length=512)),
     "t5.1.1 4x256, 8k vocabulary": ("seq2seq", Size(4, 256, 8192, rows=16, length=256, targets=58)),
+    "t5.1.1 4x256": ("seq2seq", Size(4, 256, 32128, rows=16, length=256, targets=58)),
     "t5.1.1 4x512": ("seq2seq", Size(4, 512, 32128, rows=16, length=256, targets=58)),
 }
 """{name: (kind of model, sizes)}."""

@@ -10,8 +10,9 @@ collective, seconds of a step, and processor seconds of all ranks together. Proc
 others use still tells: divided by the cores that the ranks can have they are a step on a quiet one, waiting left out.
 
 Calibration and check are apart. The device's three constants come from one-worker runs at stage 0 alone, on both
-models and two batch sizes; the network's two from all-reduces of plain tensors; all else is predicted. On two cores
-four workers share: computation is slowed by workers · threads / cores, and messages wait for a turn on a core.
+models and two batch sizes; the network's two from all-reduces of plain tensors, once by the clock and once in processor
+seconds; all else is predicted. On two cores four workers share: computation is slowed by workers · threads / cores, and
+messages wait for a turn on a core.
 """
 
 from __future__ import annotations
@@ -113,8 +114,24 @@ def network_of(found: Mapping[str, float], workers: int) -> Any:
     return Network(moved / max(found[str(size)] - found["1024"], 1e-9), latency)
 
 
-def predicted(case: Mapping[str, Any], device: Any, net: Any, cores: int) -> dict[str, Any]:
-    """What the models say of a case."""
+def networks_of(found: Mapping[str, Mapping[str, float]], workers: int, cores: int) -> dict[str, Any]:
+    """{"step", "processor": a ring of so many workers}: by the clock, and by processor seconds.
+
+    Measured by the clock, a ring of more workers than cores has waited for its turns already, which `step_time` would
+    count once more.
+    """
+    from modeling.step_time import Network
+
+    clock = network_of({size: each["step"] for size, each in found.items()}, workers)
+    turns = max(1.0, workers / cores)
+    return {
+        "step": Network(clock.bytes_per_second * turns, clock.latency_seconds / turns),
+        "processor": network_of({size: each["processor"] for size, each in found.items()}, workers),
+    }
+
+
+def predicted(case: Mapping[str, Any], device: Any, nets: Mapping[str, Any], cores: int) -> dict[str, Any]:
+    """What the models say of a case; `nets`: of `networks_of`, empty for one worker."""
     from modeling.activations import activations
     from modeling.memory import Placed, static
     from modeling.shapes import count, parameter_shapes
@@ -125,7 +142,10 @@ def predicted(case: Mapping[str, Any], device: Any, net: Any, cores: int) -> dic
     shapes = parameter_shapes(work.config, work.head)
     fixed = static(shapes, shapes, placed, "adamw", "cpu")
     slowdown = max(1.0, case["workers"] / cores)
-    step = step_time(work, placed, device, net or Network(1e9, 0.0), slowdown=slowdown)
+    seconds = {
+        name: step_time(work, placed, device, nets.get(name, Network(1e9, 0.0)), slowdown=slowdown).seconds
+        for name in ("step", "processor")
+    }
     parts = {
         "parameters": fixed.device["weights"],
         "gradients": fixed.gradients + fixed.device.get("gradients", 0),
@@ -140,8 +160,8 @@ def predicted(case: Mapping[str, Any], device: Any, net: Any, cores: int) -> dic
     earlier = fixed.gradients if placed.accumulation > 1 else 0
     held = always + max(earlier + kept.kept + kept.casts + kept.loss, fixed.gradients)
     return {
-        "step_seconds": step.seconds,
-        "processor_seconds": step.seconds * min(case["workers"], cores),
+        "step_seconds": seconds["step"],
+        "processor_seconds": seconds["processor"] * min(case["workers"], cores),
         "bytes": parts,
         "sent_bytes": volumes(count(shapes), placed),
         "held_bytes": held,
@@ -187,22 +207,21 @@ def measure(arguments: argparse.Namespace) -> None:
     out: dict[str, Any] = {"cases": [], "networks": {}}
     for workers, group in by_workers.items():
         skipped = len(shapes) if workers == 1 else 1
-        net: Any = None
+        nets: dict[str, Any] = {}
         if workers > 1:
-            sizes = {size: statistics.median(t[0][size] for t in tries[workers]) for size in tries[workers][0][0]}
-            net = network_of(sizes, workers)
-            out["networks"][str(workers)] = {
-                "all_reduce_processor_seconds": sizes,
-                "bytes_per_second": net.bytes_per_second,
-                "latency_seconds": net.latency_seconds,
+            reduced = {
+                size: {name: statistics.median(t[0][size][name] for t in tries[workers]) for name in each}
+                for size, each in tries[workers][0][0].items()
             }
+            nets = networks_of(reduced, workers, cores)
+            out["networks"][str(workers)] = {"all_reduce_seconds": reduced}
         for index, case in enumerate(group):
             runs = [t[index + skipped] for t in tries[workers]]
             found = dict(runs[0])
             for name in ("step_seconds", "fastest_seconds", "processor_seconds"):
                 found[name] = statistics.median(r[name] for r in runs)
             found["all_processor_seconds"] = [round(r["processor_seconds"], 5) for r in runs]
-            out["cases"].append({**case, "measured": found, "predicted": predicted(case, device, net, cores)})
+            out["cases"].append({**case, "measured": found, "predicted": predicted(case, device, nets, cores)})
     constants = {
         "flops_per_second": device.flops_per_second,
         "bytes_per_second": device.bytes_per_second,
@@ -214,13 +233,13 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def predict_again() -> None:
     """Put the predictions of the models as they are now beside the measurements that are there."""
-    from modeling.step_time import Device, Network
+    from modeling.step_time import Device
 
     found = json.loads((RESULTS / FILE).read_text())["cpu"]
     for case in found["cases"]:
         net = found["networks"].get(str(case["workers"]))
-        ring = Network(net["bytes_per_second"], net["latency_seconds"]) if net else None
-        case["predicted"] = predicted(case, Device(**found["device"]), ring, found["cores"])
+        nets = networks_of(net["all_reduce_seconds"], case["workers"], found["cores"]) if net else {}
+        case["predicted"] = predicted(case, Device(**found["device"]), nets, found["cores"])
     found["summary"] = summary(found["cases"])
     record("cpu", found, file=FILE)
     table(found["cases"])
@@ -261,7 +280,8 @@ def ratio(case: Mapping[str, Any], name: str) -> float:
 
 def table(cases: list[dict[str, Any]]) -> None:
     """Measured and predicted side by side, on the screen."""
-    print("model   n zero micro | ms of processors    ratio | wall ms | MB by part   | MB held        | MB sent")
+    columns = ("ms of processors    ratio", "ms by the clock     ratio", "MB by part  ", "MB held       ", "MB sent")
+    print(" | ".join(("model   n zero micro", *columns)))
     for case in cases:
         is_, said = case["measured"], case["predicted"]
         parts = sum(is_["bytes"][part] for part in said["bytes"]), sum(said["bytes"].values())
@@ -273,7 +293,9 @@ def table(cases: list[dict[str, Any]]) -> None:
         print(
             f"{case['model']:6} {case['workers']:2} {case['stage']:4} {case['micro'] or '':>5} | "
             f"{1e3 * is_['processor_seconds']:8.1f} {1e3 * said['processor_seconds']:8.1f} "
-            f"{ratio(case, 'processor_seconds'):7.2f} | {1e3 * is_['step_seconds']:7.0f} | {' | '.join(pairs)}"
+            f"{ratio(case, 'processor_seconds'):7.2f} | "
+            f"{1e3 * is_['step_seconds']:8.1f} {1e3 * said['step_seconds']:8.1f} {ratio(case, 'step_seconds'):7.2f} | "
+            f"{' | '.join(pairs)}"
         )
 
 

@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 from cluster.errors import BadConfig
 from modeling.architecture import model_config
 from modeling.config import Config, section
+from modeling.errors import ConfigError
 from modeling.flops import count_by_group
 from modeling.schedule import LoopConfig
 from modeling.shapes import parameter_shapes
@@ -45,7 +46,7 @@ from tasks.objectives.settings import parse as parse_objective
 from tasks.pretrain import Pretrain
 from tasks.report import Report
 from tasks.scaling.comparison import CompareScaling
-from tasks.scaling.ladder import Ladder, Rung, rungs
+from tasks.scaling.ladder import Ladder, Rung, check_identifiable, rungs
 from tasks.scaling.next_run import PretrainNext
 from tasks.scaling.stopping import Stopping, unneeded
 from tasks.scaling.sweep_fit import FitScaling, Measure, run_name
@@ -216,7 +217,7 @@ def scaling(c: ScalingConfig) -> Pipeline:
     for name, settings in c.swept().items():
         try:
             swept[name] = _sweep(c, name, settings, parts)
-        except BadConfig as error:
+        except (BadConfig, ConfigError) as error:
             raise BadConfig(f"variant {name}: {error.message}", error.remedy) from None
     per_byte = c.fit.measure == "validation_bits_per_byte"  # then tokenizers may differ, objectives may not
     texts = {each.text[:1] if per_byte else each.text for each in swept.values()}
@@ -250,6 +251,7 @@ def _sweep(c: ScalingConfig, name: str, settings: VariantSettings, parts: Any) -
     shapes = {width: _shape(ladder, width, settings.family, block, length, objective) for width in ladder.widths}
     counted = {width: _params(shape, tokenizer.vocab_size, c.fit.counts) for width, shape in shapes.items()}
     planned = rungs(ladder, counted, length)
+    check_identifiable(planned)
     loop = section(LoopConfig, {**_fields(c.pretrain), **settings.pretrain, "seed": c.seed})
     common: dict[str, Any] = {
         "examples": examples,

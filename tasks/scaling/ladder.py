@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,10 @@ WARMUP_STEPS = 30
 LEAST_STEPS = 4 * WARMUP_STEPS
 LEAST_LAYERS = 2
 MOST_LAYERS = 200
+FEWEST_RUNS = 6
+"""One more than L(N, D) = E + A/N^α + B/D^β has parameters."""
+FEWEST_SIZES = 3
+FEWEST_LINES = 2
 
 
 class Ladder(Config):
@@ -160,6 +165,27 @@ def rungs(ladder: Ladder, params: dict[int, int], length_tokens: int) -> list[Ru
             )
         found += on_line
     return sorted(found, key=lambda rung: (rung.flops, rung.params))
+
+
+def check_identifiable(planned: Sequence[Rung]) -> None:
+    """Refuse a plan from whose runs no law could be told, before any of them is made.
+
+    Raises:
+        ConfigError: fewer runs than L(N, D) has parameters, fewer than three sizes, or one line: there params and
+            tokens move together.
+    """
+    sizes, lines = len({rung.width for rung in planned}), len({rung.line for rung in planned})
+    for found, least, what in (
+        (lines, FEWEST_LINES, "lines"),
+        (sizes, FEWEST_SIZES, "sizes"),
+        (len(planned), FEWEST_RUNS, "runs"),
+    ):
+        if found < least:
+            raise ConfigError(
+                f"the ladder's runs cannot tell a law: runs {len(planned)}, sizes {sizes}, lines {lines}, "
+                f"expected at least {least} {what}",
+                "sweep more lines or more widths, or raise ladder.largest_flops, where more sizes have enough steps",
+            )
 
 
 def nearest_width(params_of: Any, wanted: float, ladder: Ladder) -> int:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData
 from tasks.base import Artifact, Context, Model, Task
-from tasks.scaling.ladder import Ladder, nearest_width
+from tasks.scaling.ladder import FEWEST_RUNS, Ladder, nearest_width
 
 Measure = Literal["validation_loss", "validation_bits_per_byte"]
 UNITS = {"validation_loss": "nats per label", "validation_bits_per_byte": "bits per byte"}
@@ -55,9 +55,10 @@ class FitScaling(Task):
 
     @model_validator(mode="after")
     def _enough(self) -> FitScaling:
-        if len(self.runs) < 4:
+        if len(self.runs) < FEWEST_RUNS:
             raise BadConfig(
-                f"scaling: {len(self.runs)} runs of {self.variant} cannot tell a law", "sweep more sizes or lines"
+                f"scaling: {len(self.runs)} runs of {self.variant} cannot tell a law, expected at least {FEWEST_RUNS}",
+                "sweep more sizes or lines",
             )
         return self
 

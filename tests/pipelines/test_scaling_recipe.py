@@ -95,6 +95,15 @@ def test_losses_are_compared_where_they_are_of_one_kind(tmp_path):
         (["ladder.smallest_flops=1e3"], "no size for the line of 1e.03 FLOPs"),
         (["variants.a.ladder.lins=4"], "lins"),
         (["stopping.least_points=2"], "stopping.least_points"),
+        (
+            ["variants.a.tokenizer.vocab_size=8192", "ladder.largest_flops=2e11", "ladder.lines=3", "ladder.spread=6"],
+            "variant a: the ladder's runs cannot tell a law: runs 5, sizes 3, lines 3, expected at least 6 runs",
+        ),
+        (
+            ["families=[decoder]", "ladder.widths=[32,40]", "ladder.largest_flops=2e11", "ladder.spread=8"],
+            "sizes 2, lines 5, expected at least 3 sizes",
+        ),
+        (["families=[decoder]", "ladder.lines=1", "ladder.smallest_flops=2e11"], "lines 1, expected at least 2 lines"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_by_name(tmp_path, words, message):

@@ -308,7 +308,7 @@ def test_a_prediction_is_put_beside_what_came(swept, tmp_path):
 def test_too_few_runs_and_missing_losses_are_named(tmp_path):
     with pytest.raises(BadConfig, match="2 runs of x cannot tell a law"):
         FitScaling(runs=(Edge("a", "model"), Edge("b", "model")), variant="x")
-    planned = rungs(LADDER, SIZES, 128)[:5]
+    planned = rungs(LADDER, SIZES, 128)[:6]
     models = [model(tmp_path / f"m{n}", rung) for n, rung in enumerate(planned)]
     note = json.loads((models[0] / "training.json").read_text())
     del note["final"]["validation_loss"]
