@@ -236,6 +236,8 @@ def predict_again() -> None:
     from modeling.step_time import Device
 
     found = json.loads((RESULTS / FILE).read_text())["cpu"]
+    if any("all_reduce_seconds" not in net for net in found["networks"].values()):
+        raise SystemExit(f"{FILE} has the network in processor seconds alone: measure anew, `make bench-placement`")
     for case in found["cases"]:
         net = found["networks"].get(str(case["workers"]))
         nets = networks_of(net["all_reduce_seconds"], case["workers"], found["cores"]) if net else {}
