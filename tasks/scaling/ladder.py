@@ -171,7 +171,7 @@ def check_identifiable(planned: Sequence[Rung]) -> None:
     """Refuse a plan from whose runs no law could be told, before any of them is made.
 
     Raises:
-        ConfigError: fewer runs than L(N, D) has parameters, fewer than three sizes, or one line: there params and
+        ConfigError: no more runs than L(N, D) has parameters, fewer than three sizes, or one line: there params and
             tokens move together.
     """
     sizes, lines = len({rung.width for rung in planned}), len({rung.line for rung in planned})
