@@ -219,7 +219,8 @@ def _attention(work: Workload, L: int, K: int, *, causal: bool, learnt_bias: boo
         return normed + FP32 * (queries + keys + 3 * scores)
     flash = s == FP32 and not learnt_bias and not (causal and L * K > FLASH_SCORES_FP32)
     if flash or s * scores > PLAIN_ATTENTION_BYTES:
-        turned = s * (queries + keys / 2) if config.positions == "rotary" or config.qk_norm else 0
+        # Copies of queries and keys; the result is laid out like such queries, and copied for the output layer.
+        turned = s * (2 * queries + keys / 2) if config.positions == "rotary" or config.qk_norm else 0
         return normed + turned + s * (queries + keys) + FP32 * B * H * L
     share = 1.0
     if causal and L == K:

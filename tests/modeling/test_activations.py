@@ -85,7 +85,8 @@ def test_a_forward_pass_keeps_what_the_formula_says(preset, head, share, changes
     target = length // 4 if config.architecture == "encoder-decoder" else 0
     work = Workload(config, head, precision, rows, length, target, share, device="cpu")
     found = activations(work)
-    assert found.kept + found.casts + of_the_matrix(work) == pytest.approx(kept(work), rel=0.1)
+    said = found.kept + found.casts + of_the_matrix(work)
+    assert 0.96 < said / kept(work) < 1.08  # too little is worse: a run would be let in that does not fit
 
 
 def test_a_layer_of_gpt2_beside_korthikanti():
