@@ -10,9 +10,10 @@ collective, seconds of a step, and processor seconds of all ranks together. Proc
 others use still tells: divided by the cores that the ranks can have they are a step on a quiet one, waiting left out.
 
 Calibration and check are apart. The device's three constants come from one-worker runs at stage 0 alone, on both
-models and two batch sizes; the network's two from all-reduces of plain tensors, once by the clock and once in processor
-seconds; all else is predicted. On two cores four workers share: computation is slowed by workers · threads / cores, and
-messages wait for a turn on a core.
+models and two batch sizes, those of DeepSpeed's hooks from one-worker runs at the other stages; how much slower
+computation is where several share the machine, from the same runs made at once by as many processes that have nothing
+to do with each other; the network's from collectives of plain tensors. The last two are taken by the clock and in
+processor seconds. All else is predicted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,36 +49,55 @@ def workload(name: str, rows: int) -> Any:
 
 def run(workers: int, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results of the cases on so many processes."""
-    with tempfile.TemporaryDirectory() as name, socket.socket() as probe:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as name:
+        return _ended(_start(Path(name), workers, cases))
+
+
+def run_apart(copies: int, cases: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Results of the cases on one process each, so many of them at once: they share the machine and nothing else."""
+    with tempfile.TemporaryDirectory() as name:
+        started = [_start(Path(name) / str(number), 1, cases) for number in range(copies)]
+        return [_ended(each) for each in started]
+
+
+Started = tuple[Path, list[subprocess.Popen[bytes]]]
+
+
+def _start(folder: Path, workers: int, cases: list[dict[str, Any]]) -> Started:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        probe.close()
-        (folder / "cases.json").write_text(json.dumps(cases))
-        processes = []
-        for rank in range(workers):
-            environment = {
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(workers),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            }
-            log = (folder / f"{rank}.log").open("w")
-            command = [sys.executable, "-m", "benchmarks.placement_ranks", str(folder)]
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-        try:
-            for process in reversed(processes):
-                if process.wait(550):
-                    logs = "\n".join((folder / f"{r}.log").read_text()[-1500:] for r in range(workers))
-                    raise RuntimeError(f"a rank of {workers} ended with an error:\n{logs}")
-            return json.loads((folder / "found.json").read_text())
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+    folder.mkdir(exist_ok=True)
+    (folder / "cases.json").write_text(json.dumps(cases))
+    processes = []
+    for rank in range(workers):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(workers),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        log = (folder / f"{rank}.log").open("w")
+        command = [sys.executable, "-m", "benchmarks.placement_ranks", str(folder)]
+        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    return folder, processes
+
+
+def _ended(started: Started) -> list[dict[str, Any]]:
+    folder, processes = started
+    try:
+        for process in reversed(processes):
+            if process.wait(550):
+                logs = "\n".join((folder / f"{r}.log").read_text()[-1500:] for r in range(len(processes)))
+                raise RuntimeError(f"a rank of {len(processes)} ended with an error:\n{logs}")
+        return json.loads((folder / "found.json").read_text())
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def calibrate(alone: list[tuple[Any, float]]) -> Any:
@@ -104,48 +125,75 @@ def calibrate(alone: list[tuple[Any, float]]) -> Any:
     return Device(1 / max(flops, 1e-13), 1 / max(memory, 1e-12), launch)
 
 
-def network_of(found: Mapping[str, float], workers: int) -> Any:
-    """Bandwidth and latency of a ring from its all-reduces: the smallest gives the latency, the largest the rest."""
-    from modeling.step_time import Network
+def hooks(device: Any, alone: list[tuple[Mapping[str, Any], float]]) -> tuple[float, float]:
+    """Seconds of DeepSpeed's hooks for a weight, at stages 1 and 2 and at stage 3: medians of what is missing without.
 
-    latency = found["1024"] / (2 * (workers - 1))
-    size = max(map(int, found))
-    moved = 2 * (workers - 1) / workers * size
-    return Network(moved / max(found[str(size)] - found["1024"], 1e-9), latency)
+    Args:
+        alone: (case, seconds of a step) on one worker, at all stages.
+    """
+    from modeling.shapes import parameter_shapes
+
+    missing: dict[bool, list[float]] = {False: [], True: []}
+    for case, seconds in alone:
+        if case["stage"]:
+            work = workload(case["model"], case["batch"])
+            weights = len(parameter_shapes(work.config, work.head))
+            without = _seconds(case, replace(device, hook_seconds=(0.0, 0.0)))
+            missing[case["stage"] == 3].append((seconds - without) / weights)
+    first, third = (max(0.0, statistics.median(missing[stage])) if missing[stage] else 0.0 for stage in (False, True))
+    return first, third
 
 
-def networks_of(found: Mapping[str, Mapping[str, float]], workers: int, cores: int) -> dict[str, Any]:
+def networks_of(found: Mapping[str, Mapping[str, Mapping[str, float]]], workers: int) -> dict[str, Any]:
     """{"step", "processor": a ring of so many workers}: by the clock, and by processor seconds.
 
-    Measured by the clock, a ring of more workers than cores has waited for its turns already, which `step_time` would
-    count once more.
+    The smallest all-reduce gives the latency, the largest the bandwidth; gathers and scatters are shares of it.
     """
     from modeling.step_time import Network
 
-    clock = network_of({size: each["step"] for size, each in found.items()}, workers)
-    turns = max(1.0, workers / cores)
-    return {
-        "step": Network(clock.bytes_per_second * turns, clock.latency_seconds / turns),
-        "processor": network_of({size: each["processor"] for size, each in found.items()}, workers),
-    }
+    nets = {}
+    for name in ("step", "processor"):
+        seconds = {kind: {int(size): each[name] for size, each in sizes.items()} for kind, sizes in found.items()}
+        reduced = seconds["all_reduce"]
+        small, large = min(reduced), max(reduced)
+        moved = 2 * (workers - 1) / workers * large
+        nets[name] = Network(
+            moved / max(reduced[large] - reduced[small], 1e-9),
+            reduced[small] / (2 * (workers - 1)),
+            gather=statistics.median(seconds["all_gather"][size] / reduced[size] for size in reduced),
+            scatter=statistics.median(seconds["reduce_scatter"][size] / reduced[size] for size in reduced),
+        )
+    return nets
 
 
-def predicted(case: Mapping[str, Any], device: Any, nets: Mapping[str, Any], cores: int) -> dict[str, Any]:
-    """What the models say of a case; `nets`: of `networks_of`, empty for one worker."""
+def _seconds(case: Mapping[str, Any], device: Any, network: Any = None, slowdown: float = 1.0) -> float:
+    from modeling.memory import Placed
+    from modeling.step_time import Network, step_time
+
+    work = workload(case["model"], int(engine(case)["train_micro_batch_size_per_gpu"]))
+    placed = Placed.of(engine(case))
+    return step_time(work, placed, device, network or Network(1e9, 0.0), slowdown=slowdown).seconds
+
+
+def predicted(
+    case: Mapping[str, Any], device: Any, nets: Mapping[str, Any], crowded: Mapping[str, float]
+) -> dict[str, Any]:
+    """What the models say of a case.
+
+    Args:
+        nets: of `networks_of`; empty for one worker.
+        crowded: {"step", "processor": how many times as long computation takes beside so many}; empty for one.
+    """
     from modeling.activations import activations
     from modeling.memory import Placed, static
     from modeling.shapes import count, parameter_shapes
-    from modeling.step_time import Network, step_time, volumes
+    from modeling.step_time import volumes
 
     placed = Placed.of(engine(case))
     work = workload(case["model"], int(engine(case)["train_micro_batch_size_per_gpu"]))
     shapes = parameter_shapes(work.config, work.head)
     fixed = static(shapes, shapes, placed, "adamw", "cpu")
-    slowdown = max(1.0, case["workers"] / cores)
-    seconds = {
-        name: step_time(work, placed, device, nets.get(name, Network(1e9, 0.0)), slowdown=slowdown).seconds
-        for name in ("step", "processor")
-    }
+    seconds = {name: _seconds(case, device, nets.get(name), crowded.get(name, 1.0)) for name in ("step", "processor")}
     parts = {
         "parameters": fixed.device["weights"],
         "gradients": fixed.gradients + fixed.device.get("gradients", 0),
@@ -161,7 +209,7 @@ def predicted(case: Mapping[str, Any], device: Any, nets: Mapping[str, Any], cor
     held = always + max(earlier + kept.kept + kept.casts + kept.loss, fixed.gradients)
     return {
         "step_seconds": seconds["step"],
-        "processor_seconds": seconds["processor"] * min(case["workers"], cores),
+        "processor_seconds": seconds["processor"] * case["workers"],
         "bytes": parts,
         "sent_bytes": volumes(count(shapes), placed),
         "held_bytes": held,
@@ -194,57 +242,67 @@ def measure(arguments: argparse.Namespace) -> None:
         by_workers.setdefault(case["workers"], []).append(case)
     # The first case of a process loads libraries: it is thrown away. Rounds take turns, as the load of others changes.
     tries: dict[int, list[list[dict[str, Any]]]] = {workers: [] for workers in by_workers}
+    beside: dict[int, list[list[dict[str, Any]]]] = {workers: [] for workers in by_workers if workers > 1}
     for number in range(arguments.rounds):
         for workers, group in by_workers.items():
             say(f"round {number + 1}: {workers} workers, {len(group)} cases")
             first = shapes if workers == 1 else [{"model": "network"}]
             tries[workers].append(run(workers, [{**shapes[0], "workers": workers}, *first, *group])[1:])
-    alone = [
-        (workload(s["model"], s["batch"]), statistics.median(t[i]["processor_seconds"] for t in tries[1]))
-        for i, s in enumerate(shapes)
-    ]
-    device = calibrate(alone)
-    out: dict[str, Any] = {"cases": [], "networks": {}}
+            if workers > 1:
+                beside[workers] += [each[1:] for each in run_apart(workers, [shapes[0], *shapes])]
+    out: dict[str, Any] = {"cases": [], "alone": [], "networks": {}, "beside": {}}
+    for index, shape in enumerate(shapes):
+        out["alone"].append({**shape, **_medians([t[index] for t in tries[1]])})
+    for workers, found in beside.items():
+        out["beside"][str(workers)] = [_medians([each[i] for each in found]) for i in range(len(shapes))]
     for workers, group in by_workers.items():
         skipped = len(shapes) if workers == 1 else 1
-        nets: dict[str, Any] = {}
         if workers > 1:
-            reduced = {
-                size: {name: statistics.median(t[0][size][name] for t in tries[workers]) for name in each}
-                for size, each in tries[workers][0][0].items()
+            out["networks"][str(workers)] = {
+                kind: {size: _medians([t[0][kind][size] for t in tries[workers]]) for size in sizes}
+                for kind, sizes in tries[workers][0][0].items()
             }
-            nets = networks_of(reduced, workers, cores)
-            out["networks"][str(workers)] = {"all_reduce_seconds": reduced}
         for index, case in enumerate(group):
             runs = [t[index + skipped] for t in tries[workers]]
-            found = dict(runs[0])
-            for name in ("step_seconds", "fastest_seconds", "processor_seconds"):
-                found[name] = statistics.median(r[name] for r in runs)
-            found["all_processor_seconds"] = [round(r["processor_seconds"], 5) for r in runs]
-            out["cases"].append({**case, "measured": found, "predicted": predicted(case, device, nets, cores)})
-    constants = {
-        "flops_per_second": device.flops_per_second,
-        "bytes_per_second": device.bytes_per_second,
-        "launch_seconds": device.launch_seconds,
-    }
-    record("cpu", {**facts, "cores": cores, "device": constants, "summary": summary(out["cases"]), **out}, file=FILE)
-    table(out["cases"])
+            measured = {**runs[0], **_medians(runs)}
+            measured["all_processor_seconds"] = [round(r["processor_seconds"], 5) for r in runs]
+            out["cases"].append({**case, "measured": measured})
+    predict({**facts, "cores": cores, **out})
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of the seconds that all of them have."""
+    names = ("step", "processor", "step_seconds", "fastest_seconds", "processor_seconds")
+    return {name: statistics.median(r[name] for r in runs) for name in names if name in runs[0]}
+
+
+def predict(found: dict[str, Any]) -> None:
+    """Calibrate, put predictions beside the measurements, write and show them."""
+    alone = [(workload(each["model"], each["batch"]), each["processor_seconds"]) for each in found["alone"]]
+    device = calibrate(alone)
+    ones = [(case, case["measured"]["processor_seconds"]) for case in found["cases"] if case["workers"] == 1]
+    device = replace(device, hook_seconds=hooks(device, ones))
+    for case in found["cases"]:
+        workers = str(case["workers"])
+        net, beside = found["networks"].get(workers), found["beside"].get(workers, [])
+        pairs = list(zip(found["alone"], beside, strict=True)) if beside else []
+        crowded = {
+            name: statistics.median(b[f"{name}_seconds"] / a["processor_seconds"] for a, b in pairs)
+            for name in ("step", "processor")
+            if pairs
+        }
+        case["predicted"] = predicted(case, device, networks_of(net, case["workers"]) if net else {}, crowded)
+    constants = {k: v for k, v in asdict(device).items() if k not in ("peak_flops", "asynchronous")}
+    record("cpu", {**found, "device": constants, "summary": summary(found["cases"])}, file=FILE)
+    table(found["cases"])
 
 
 def predict_again() -> None:
-    """Put the predictions of the models as they are now beside the measurements that are there."""
-    from modeling.step_time import Device
-
+    """With the models as they are now, for the measurements that are there."""
     found = json.loads((RESULTS / FILE).read_text())["cpu"]
-    if any("all_reduce_seconds" not in net for net in found["networks"].values()):
-        raise SystemExit(f"{FILE} has the network in processor seconds alone: measure anew, `make bench-placement`")
-    for case in found["cases"]:
-        net = found["networks"].get(str(case["workers"]))
-        nets = networks_of(net["all_reduce_seconds"], case["workers"], found["cores"]) if net else {}
-        case["predicted"] = predicted(case, Device(**found["device"]), nets, found["cores"])
-    found["summary"] = summary(found["cases"])
-    record("cpu", found, file=FILE)
-    table(found["cases"])
+    if "beside" not in found:
+        raise SystemExit(f"{FILE} has no runs beside each other: measure anew, `make bench-placement`")
+    predict(found)
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +49,32 @@ def rank_main(folder: Path) -> None:
 
 
 def network() -> dict[str, Any]:
-    """{bytes: seconds, and processor seconds, of one rank} of an all-reduce of fp32 tensors."""
+    """{collective: {bytes of the whole: seconds, and processor seconds, of one rank}} of fp32 tensors."""
     import torch
     import torch.distributed as dist
 
-    found = {}
+    found: dict[str, Any] = {"all_reduce": {}, "all_gather": {}, "reduce_scatter": {}}
     for size in (1024, 1 << 20, 4 << 20, 16 << 20):
-        tensor, times = torch.ones(size // 4), 50 if size < 1 << 20 else 12
-        dist.all_reduce(tensor)
-        began, cpu = time.perf_counter(), time.process_time()
-        for _ in range(times):
-            dist.all_reduce(tensor)
-        wall = time.perf_counter() - began
-        found[str(size)] = {"step": wall / times, "processor": (time.process_time() - cpu) / times}
+        whole = torch.ones(size // 4)
+        part = torch.ones(size // 4 // dist.get_world_size())
+        calls: dict[str, Callable[[], object]] = {
+            "all_reduce": partial(dist.all_reduce, whole),
+            "all_gather": partial(dist.all_gather_into_tensor, whole, part),
+            "reduce_scatter": partial(dist.reduce_scatter_tensor, part, whole),
+        }
+        times = 50 if size < 1 << 20 else 12
+        for name, call in calls.items():
+            call()
+            began, cpu = time.perf_counter(), time.process_time()
+            for _ in range(times):
+                call()
+            wall = time.perf_counter() - began
+            found[name][str(size)] = {"step": wall / times, "processor": (time.process_time() - cpu) / times}
     return found
 
 
 class Collectives:
-    """Counts the bytes that torch's collectives are called with; DeepSpeed calls them by these names."""
+    """Counts the calls of torch's collectives, and their bytes; DeepSpeed calls them by these names."""
 
     NAMES = {
         "all_reduce": "all_reduce",
@@ -81,6 +90,7 @@ class Collectives:
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
         self._inside = False
 
     def __enter__(self) -> Collectives:
@@ -111,6 +121,7 @@ class Collectives:
             whole = max((size(value) for value in (*args, *kwargs.values())), default=0)  # of both sides the larger
             kind = self.NAMES[name]
             self.bytes[kind] = self.bytes.get(kind, 0) + whole
+            self.calls[kind] = self.calls.get(kind, 0) + 1
             self._inside = True
             try:
                 return function(*args, **kwargs)
@@ -167,7 +178,7 @@ def one_run(case: Mapping[str, Any]) -> dict[str, Any]:
         return made
 
     def next_batch(step: int) -> dict[str, Any]:
-        marks.append((time.perf_counter(), dict(counted.bytes), time.process_time()))
+        marks.append((time.perf_counter(), dict(counted.bytes), time.process_time(), dict(counted.calls)))
         if len(marks) == 4:
             moments.append(memory_use(*engines[0]))
         return own
@@ -198,6 +209,7 @@ def one_run(case: Mapping[str, Any]) -> dict[str, Any]:
         "processor_seconds": sum(every),
         "parts_seconds": result.step_seconds,
         "bytes": largest(*moments),
+        "calls": {kind: number - marks[-2][3].get(kind, 0) for kind, number in marks[-1][3].items()},
         "sent_bytes": {kind: size for kind, size in sent.items() if size > 4096},  # without counts and flags
         "held_bytes": max(held) - before,
     }

@@ -106,6 +106,9 @@ class TransformerConfig(Config):
     position_offset: int = Field(0, ge=0, description="first row of the table of learned positions (RoBERTa, BART: 2)")
     relative_buckets: int = Field(32, ge=4, description="relative positions: buckets of distances")
     relative_max_distance: int = Field(128, ge=2, description="distance from which all share a bucket")
+    relative_init: Literal["normal", "near"] = Field(
+        "normal", description="near: heads begin with the nearest tokens, in turn on the left and on the right"
+    )
     rotary_base: float = Field(10_000.0, gt=1)
     activation: Literal["gelu", "gelu-tanh", "relu", "geglu", "geglu-tanh", "swiglu"] = "gelu"
     bias: bool = Field(True, description="bias in the linear layers of the blocks")
@@ -149,6 +152,10 @@ class TransformerConfig(Config):
             raise ConfigError(
                 "zero_init_residual needs norm_placement pre, found post",
                 "a post-norm block has no identity path to start from",
+            )
+        if self.relative_init == "near" and self.positions != "relative":
+            raise ConfigError(
+                f"relative_init near needs positions relative, found {self.positions}", "change one of the two"
             )
         if self.architecture != "encoder-decoder" and (self.share_stacks or self.decoder_layers):
             name = "share_stacks" if self.share_stacks else "decoder_layers"

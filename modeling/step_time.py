@@ -6,11 +6,13 @@
   at a share of the device's peak.
 - Memory traffic: what is no matrix product moves bytes. Each byte that the forward pass keeps is written, read by
   the next operation and by the backward pass, and so is its gradient: `PASSES` times. Casts of weights and the loss's
-  logits come on top. Operations take time to start, and DeepSpeed's hooks on each weight start some more: a GPU waits
-  for them where it is faster, a CPU spends that time besides.
+  logits come on top, and what DeepSpeed copies to and from buckets (`copies`). Operations take time to start, and
+  DeepSpeed's hooks on each weight take some of the host's: a GPU waits where it is faster, a CPU spends that time
+  besides.
 - Optimizer: weights, gradients and states are read and written once, each on its share of the workers.
-- Communication: a ring (Patarasuk and Yuan 2009): an all-reduce of M bytes takes 2 (n−1)/n · M / bandwidth, an
-  all-gather or a reduce-scatter half of it, and each bucket 2 (n−1) or (n−1) latencies.
+- Communication: a ring (Patarasuk and Yuan 2009): an all-reduce of M bytes takes 2 (n−1)/n · M / bandwidth and for
+  each of its calls 2 (n−1) latencies; an all-gather or a reduce-scatter half of it on a ring, with gloo more. A call
+  carries a bucket; stage 3 gathers matrix by matrix.
 
 Volumes per step, with 4 bytes for each of Ψ parameters (gradients are reduced in fp32) and a micro-batches:
 
@@ -43,11 +45,12 @@ CASTING = 1.5
 """So many times as many under autocast, which casts what each product takes."""
 OPERATIONS_PER_STEP = 150
 """Of the norm, the update, counts of labels and the log's figures, about, however many micro-batches there are."""
-HOOKED = (0, 25, 25, 80)
-"""By ZeRO stage: what DeepSpeed's hooks take for a weight in a micro-batch, in starts of an operation (measured on one
-worker, docs/placement.md)."""
 SMALL_COLLECTIVES = 4
 """Of a step, some numbers each: counts of labels, losses and flags, the gradients' norm, overflow."""
+
+
+HOOK_SECONDS = (2e-4, 2e-3)
+"""On one core of a server processor (docs/placement.md)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Device:
         launch_seconds: to start one operation.
         peak_flops: for MFU; 0: unknown.
         asynchronous: operations are started while earlier ones run (a GPU); a CPU does both itself.
+        hook_seconds: of DeepSpeed's hooks on the host, for a weight and micro-batch: at stages 1 and 2, and at stage 3.
     """
 
     flops_per_second: float
@@ -67,6 +71,7 @@ class Device:
     launch_seconds: float
     peak_flops: float = 0.0
     asynchronous: bool = False
+    hook_seconds: tuple[float, float] = HOOK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,14 @@ class Network:
     Attributes:
         bytes_per_second: one direction, between any two neighbours of the ring; the slowest link counts.
         latency_seconds: of one message.
+        gather: seconds of an all-gather, as a share of those of an all-reduce of as many bytes; on a ring 0.5.
+        scatter: the same of a reduce-scatter.
     """
 
     bytes_per_second: float
     latency_seconds: float
+    gather: float = 0.5
+    scatter: float = 0.5
 
 
 MATRIX_SHARE, MEMORY_SHARE, LINK_SHARE, LAUNCH_SECONDS = 0.7, 0.85, 0.8, 5e-6
@@ -149,25 +158,29 @@ def step_time(
     """One optimizer step.
 
     Args:
-        slowdown: where workers share processors, which on a CPU move the messages, too: workers · threads / cores, at
-            least 1.
+        slowdown: of the computation, where workers share processors, caches and memory; what messages take there is
+            the network's.
     """
     micro = micro_flops(work)
     passes = 4 / 3 if work.checkpointing else 1.0
     matrix = passes * micro / device.flops_per_second
-    memory = passes * traffic(work) / device.bytes_per_second
     shapes = parameter_shapes(work.config, work.head)
-    started = passes * operations(work) + len(shapes) * HOOKED[placed.zero_stage]
-    host = started * device.launch_seconds
+    memory = (passes * traffic(work) + copies(count(shapes), placed)) / device.bytes_per_second
+    host = passes * operations(work) * device.launch_seconds
+    if placed.zero_stage:
+        host += len(shapes) * device.hook_seconds[placed.zero_stage == 3]
     memory = max(memory, host - matrix) if device.asynchronous else memory + host
     share = placed.workers if placed.zero_stage else 1
     # Gradients once more for the norm; a stage above 0 copies gradients and master weights, too.
     moved = (FP32 * (5 if placed.zero_stage else 4)) * count(shapes) + 2 * optimizer_bytes(optimizer, shapes)
     updated = moved / share / device.bytes_per_second
+    if not placed.zero_stage and placed.workers > 1:  # all gradients into one tensor and back
+        updated += 4 * FP32 * count(shapes) / device.bytes_per_second
     around = OPERATIONS_PER_STEP * device.launch_seconds
     updated = max(updated, around) if device.asynchronous else updated + around
     a = placed.accumulation
-    sent = communication(count(shapes), placed, network)
+    matrices = sum(len(shape) > 1 for shape in shapes.values())
+    sent = communication(count(shapes), placed, network, matrices=matrices)
     after = sent.get("all_gather", 0.0) if placed.zero_stage < 3 else 0.0  # of the new weights: nothing to hide behind
     beside = sum(sent.values()) - after
     if placed.overlap:
@@ -176,7 +189,7 @@ def step_time(
         matrix=a * matrix * slowdown,
         memory=a * memory * slowdown,
         optimizer=updated * slowdown,
-        communication=(beside + after) * slowdown,
+        communication=beside + after,
         data=data_seconds,
         tokens=float(a * placed.workers * work.tokens),
         flops=a * placed.workers * micro,
@@ -230,21 +243,41 @@ def volumes(parameters: int, placed: Placed) -> dict[str, float]:
     if placed.workers == 1:
         return {}
     if placed.zero_stage == 3:
-        gathers = a * (2 if parameters > placed.gathered else 1)
-        return {"all_gather": gathers * size, "reduce_scatter": a * size}
+        return {"all_gather": a * _gathers(parameters, placed) * size, "reduce_scatter": a * size}
     reduced = a * size if placed.zero_stage == 2 else size
     return {"all_reduce": reduced} | ({"all_gather": size} if placed.zero_stage else {})
 
 
-def communication(parameters: int, placed: Placed, network: Network) -> dict[str, float]:
-    """{operation: seconds} of a step's collectives."""
+def copies(parameters: int, placed: Placed) -> float:
+    """Bytes that DeepSpeed reads and writes besides in a micro-batch: gradients into buckets, gathered weights."""
+    if not placed.zero_stage:
+        return 0.0
+    gathers = _gathers(parameters, placed) if placed.zero_stage == 3 else 0
+    return 2.0 * FP32 * parameters * (1 + gathers)
+
+
+def _gathers(parameters: int, placed: Placed) -> int:
+    """Stage 3, of a micro-batch: weights that do not all fit are gathered for the backward pass anew."""
+    return 2 if parameters > placed.gathered else 1
+
+
+def communication(parameters: int, placed: Placed, network: Network, *, matrices: int = 1) -> dict[str, float]:
+    """{operation: seconds} of a step's collectives.
+
+    Args:
+        matrices: weights of two dimensions or more, which stage 3 gathers one by one.
+    """
     n = placed.workers
     if n == 1:
         return {}
     bucket = FP32 * (placed.bucket if placed.zero_stage else BUCKET_STAGE_0)
-    seconds = {"small": SMALL_COLLECTIVES * 2 * (n - 1) * network.latency_seconds}
+    latency = 2 * (n - 1) * network.latency_seconds
+    share = {"all_reduce": 1.0, "all_gather": network.gather, "reduce_scatter": network.scatter}
+    seconds = {"small": SMALL_COLLECTIVES * latency}
     for name, size in volumes(parameters, placed).items():
-        rounds = (n - 1) * (2 if name == "all_reduce" else 1)
-        seconds[name] = rounds / n * size / network.bytes_per_second
-        seconds[name] += rounds * network.latency_seconds * max(1.0, size / bucket)
+        calls = max(1.0, size / bucket)
+        if placed.zero_stage == 3:
+            each = matrices * _gathers(parameters, placed) if name == "all_gather" else 1
+            calls = max(calls, placed.accumulation * each)
+        seconds[name] = share[name] * (2 * (n - 1) / n * size / network.bytes_per_second + calls * latency)
     return seconds

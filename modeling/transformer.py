@@ -52,6 +52,31 @@ def relative_bucket(distance: Tensor, buckets: int, max_distance: int, bidirecti
     return offset + torch.where(distance < exact, distance, far)
 
 
+OTHER_SIDE = -4.0
+"""What a head's score of a token on the side that it does not begin with is lowered by, besides its distance."""
+
+
+def near_bias(buckets: int, max_distance: int, heads: int, bidirectional: bool) -> Tensor:
+    """Biases [buckets, heads] from which heads look at near tokens first: −slope · distance, the mean of a bucket's.
+
+    Slopes are geometric from 1 on, down to about 2^−8, as those of Press et al. 2022 (ALiBi, arXiv:2108.12409,
+    section 3), but a start that training moves away from. In a bidirectional stack heads take turns: the even ones
+    begin with the left side, the odd ones with the right; a lone head with both.
+    """
+    distance = torch.arange(-max_distance, max_distance + 1 if bidirectional else 1)
+    bucket = relative_bucket(distance, buckets, max_distance, bidirectional)
+    total = torch.bincount(bucket, distance.float(), minlength=buckets)
+    mean = (total / torch.bincount(bucket, minlength=buckets).clamp(min=1))[:, None].float()
+    two_sided = bidirectional and heads > 1
+    head = torch.arange(heads)
+    on_a_side = torch.where(head % 2 == 0, (heads + 1) // 2, heads // 2) if two_sided else torch.tensor(heads)
+    slope = 2.0 ** (-8 * (head // 2 if two_sided else head) / on_a_side)
+    bias = -slope * mean.abs()
+    if two_sided:
+        bias += OTHER_SIDE * torch.where(head % 2 == 0, mean > 0, mean < 0)
+    return bias
+
+
 class Stack(nn.Module):
     """Embedded tokens to hidden states: positions, segments and norm of the embeddings, blocks, final norm.
 
@@ -148,6 +173,11 @@ class Stack(nn.Module):
         turns = torch.view_as_complex(self.rotary.float())  # a model cast to bfloat16 has them so too
         return turns[past : past + length] if position_ids_BL is None else turns[position_ids_BL][:, None]
 
+    def first_bias(self) -> Tensor:
+        """What `relative_init` near begins with, [buckets, H]."""
+        config = self.config
+        return near_bias(config.relative_buckets, config.relative_max_distance, config.heads, not self.causal)
+
     def _bias(self, past: int, length: int, device: torch.device) -> Tensor | None:
         """[1, H, Lq, Lk]: what each head adds to the score of a key at some distance from the query."""
         if self.relative is None:
@@ -203,6 +233,9 @@ class Transformer(nn.Module):
                 init_weights(module, config.init_std)
         with torch.no_grad():
             self.tokens.weight[config.vocab_size :].zero_()  # never an input, never predicted
+            for stack in (self.encoder, self.decoder):
+                if isinstance(stack, Stack) and stack.relative is not None and config.relative_init == "near":
+                    stack.relative.weight.copy_(stack.first_bias())
             for name, parameter in self.named_parameters():
                 if name.endswith("output.weight") and (".blocks." in name or ".cross." in name):
                     if config.zero_init_residual:

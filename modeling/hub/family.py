@@ -17,7 +17,15 @@ from modeling.hub import FAMILIES
 from modeling.hub.mapping import Rows, StateMap
 
 TRAINING_ONLY = frozenset(
-    {"dropout", "init", "init_std", "zero_init_residual", "scaled_init_residual", "generator_share"}
+    {
+        "dropout",
+        "generator_share",
+        "init",
+        "init_std",
+        "relative_init",
+        "scaled_init_residual",
+        "zero_init_residual",
+    }
 )
 """Fields of ours that do not change what a trained model computes."""
 OUTPUT_ONLY = frozenset({"tie_embeddings", "head_transform", "head_bias", "head_scale"})

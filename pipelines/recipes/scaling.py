@@ -80,7 +80,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "objective": {"kind": "causal"},
     },
     "encoder": {
-        "model": {"positions": "relative"},
+        "model": {"positions": "relative", "relative_init": "near"},
         "tokenizer": {"kind": "bpe"},
         "objective": {"kind": "mlm"},
     },

@@ -6,7 +6,7 @@ from modeling.activations import Workload
 from modeling.architecture import model_config
 from modeling.hardware import gpu
 from modeling.memory import Placed
-from modeling.step_time import Device, Network, communication, gpu_device, gpu_network, step_time, volumes
+from modeling.step_time import Device, Network, communication, copies, gpu_device, gpu_network, step_time, volumes
 
 LM = {"name": "language-model", "settings": {}}
 GPT2 = Workload(model_config({"preset": "gpt2-124M", "vocab_size": 50_257}), LM, "bf16", 32, 1024)
@@ -26,6 +26,24 @@ def test_a_ring_by_hand():
     found = communication(1_000_000, Placed(4, 1), Network(1e9, 1e-3))
     assert found == pytest.approx({"small": 4 * 0.006, "all_reduce": 0.006 + 0.006, "all_gather": 0.003 + 0.003})
     assert communication(1_000_000, Placed(1, 0), Network(1e9, 1e-3)) == {}
+    slow = communication(1_000_000, Placed(4, 1), Network(1e9, 1e-3, gather=1.5))
+    assert slow["all_gather"] == pytest.approx(3 * found["all_gather"])
+
+
+def test_stage_3_gathers_matrix_by_matrix():
+    """Ten matrices in two micro-batches: twenty calls; gradients go in one bucket a micro-batch."""
+    found = communication(1000, Placed(2, 3, 2), Network(1e9, 1e-3), matrices=10)
+    moved = 8000 / 1e9
+    assert found["all_gather"] == pytest.approx((moved + 20 * 2e-3) / 2)
+    assert found["reduce_scatter"] == pytest.approx((moved + 2 * 2e-3) / 2)
+    again = communication(1000, Placed(2, 3, 2, gathered=999), Network(1e9, 1e-3), matrices=10)
+    assert again["all_gather"] == pytest.approx(2 * found["all_gather"])
+
+
+def test_what_deepspeed_copies():
+    """Read and written, 4 bytes each: gradients above stage 0, at stage 3 also gathered weights, once or twice."""
+    assert [copies(100, Placed(2, stage)) for stage in range(4)] == [0, 800, 800, 1600]
+    assert copies(100, Placed(2, 3, gathered=99)) == 2400
 
 
 def test_a_slow_processor_waits_for_its_operations_to_start():
@@ -34,10 +52,11 @@ def test_a_slow_processor_waits_for_its_operations_to_start():
     assert step_time(small, Placed(), device, Network(1, 0)).seconds > 2 * 100 * 1e-3
 
 
-def test_sharing_processors_slows_all_of_a_step():
+def test_sharing_processors_slows_all_that_is_computed():
     device, network = Device(1e12, 1e11, 0), Network(1e9, 0)
     alone, shared = (step_time(GPT2, Placed(4, 0), device, network, slowdown=s) for s in (1.0, 2.0))
-    assert shared.seconds == pytest.approx(2 * alone.seconds)
+    assert shared.seconds - shared.communication == pytest.approx(2 * (alone.seconds - alone.communication))
+    assert shared.communication == alone.communication > 0
 
 
 def test_hooks_cost_most_at_stage_3():

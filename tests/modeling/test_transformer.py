@@ -9,6 +9,7 @@ from modeling.transformer import (
     Transformer,
     TransformerConfig,
     hidden_states,
+    near_bias,
     preset,
     relative_bucket,
     rotary_turns,
@@ -125,6 +126,41 @@ def test_relative_buckets_are_those_of_t5():
         for both in (True, False):
             expected = T5Attention._relative_position_bucket(distance, both, buckets, most)
             assert torch.equal(relative_bucket(distance, buckets, most, both), expected)
+
+
+def test_near_biases_fall_with_the_distance_on_each_heads_side():
+    """Golden: slopes 1 and 1/16 for two heads a side, a bucket's mean distance, 4 less on the other side."""
+    # Buckets of distance 0, −1, −2..−3 and −4..−6, then (none), 1, 2..3 and 4..6; heads begin left, right, left, right.
+    left = torch.tensor([0, -1, -2.5, -5])
+    right = torch.tensor([0, -5, -6.5, -9])
+    found = near_bias(8, 6, 4, bidirectional=True)
+    assert torch.equal(found[:4, 0], left)
+    assert torch.equal(found[4:, 0], right)
+    assert torch.equal(found[:4, 1], right)
+    assert torch.equal(found[4:, 1], left)
+    assert torch.equal(found[:4, 2], left / 16)
+    assert torch.equal(found[5:, 3], left[1:] / 16)
+    assert torch.equal(near_bias(8, 6, 1, bidirectional=True)[:, 0], torch.cat((left, left)))  # one head: both sides
+    assert torch.equal(near_bias(8, 20, 2, bidirectional=False)[:4, 1], -torch.arange(4) / 16)  # causal: no other side
+
+
+def test_near_start_is_of_the_bias_alone_and_is_learnt_from():
+    """All other weights are as drawn without it; heads differ in number and layout."""
+    for architecture in ("encoder", "encoder-decoder", "prefix-lm"):
+        found = []
+        for start in ("normal", "near"):
+            torch.manual_seed(0)
+            found.append(Transformer(small(architecture=architecture, positions="relative", relative_init=start)))
+        plain, near = (dict(model.named_parameters()) for model in found)
+        different = {name for name, weight in plain.items() if not torch.equal(weight, near[name])}
+        assert different == {name for name in plain if name.endswith("relative.weight")}
+        assert all(near[name].requires_grad for name in different)
+        if architecture != "prefix-lm":
+            assert torch.equal(near["encoder.relative.weight"], near_bias(32, 128, 4, bidirectional=True))
+        if architecture != "encoder":
+            assert torch.equal(near["decoder.relative.weight"], near_bias(32, 128, 4, bidirectional=False))
+    with pytest.raises(ValueError, match="relative_init near needs positions relative, found rotary"):
+        small(positions="rotary", relative_init="near")
 
 
 @pytest.mark.parametrize("fields", [{"init": "fan-in", "attention_scale": False}, {"scaled_init_residual": True}])
