@@ -5,14 +5,12 @@ import torch
 
 from modeling.errors import ConfigError
 from modeling.kernels import rotate
+from modeling.positions import near_bias, relative_bucket, rotary_turns
 from modeling.transformer import (
     Transformer,
     TransformerConfig,
     hidden_states,
-    near_bias,
     preset,
-    relative_bucket,
-    rotary_turns,
 )
 
 SMALL = {"layers": 2, "width": 32, "heads": 4, "ff_width": 48, "max_length": 24, "vocab_size": 100}

@@ -46,12 +46,15 @@ def test_every_scale_sweeps_twenty_models_over_two_decades(tmp_path, scale):
 
 
 def test_families_with_few_labels_have_larger_batches_at_a_lower_rate(tmp_path):
-    """An encoder's label in seven tokens: four times the batch, half of the rate, positions by distance."""
+    """A label in seven tokens: batches two and four times as large at half of the rate, positions by distance."""
     stages = planned(tmp_path, "ladder.batch_tokens=1024", "ladder.smallest_flops=2e11", "ladder.lines=3")
     dense, sparse = stages["decoder-w40-c2"], stages["encoder-w40-c2"]  # 81 k parameters each
-    assert (dense.loop.batch_size, sparse.loop.batch_size) == (8, 32)
-    assert sparse.loop.peak_lr == dense.loop.peak_lr  # the root of four times the batch, halved
-    assert (dense.model.positions, sparse.model.positions) == ("rotary", "relative")
+    assert (dense.loop.batch_size, sparse.loop.batch_size) == (8, 16)
+    assert sparse.loop.peak_lr == pytest.approx(dense.loop.peak_lr / 2**0.5, rel=0.01)  # √2 / 2
+    two_stacks = stages["encoder-decoder-w40-c2"]
+    assert (two_stacks.loop.batch_size, two_stacks.loop.peak_lr) == (32, dense.loop.peak_lr)  # √4 / 2
+    assert [s.model.positions for s in (dense, sparse, two_stacks)] == ["rotary", "relative", "relative"]
+    assert [s.model.relative_init for s in (dense, sparse, two_stacks)] == ["normal", "near", "normal"]
     own = planned(tmp_path, "variants.m.family=encoder", "variants.m.ladder.batch_tokens=1024")
     assert own["m-w40-c4"].loop.batch_size == 8
 
