@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.endurance import Chaos, _continuity, curve, environment
+from benchmarks.chaos import Chaos, environment
+from benchmarks.endurance import continuity, curve
 from cluster.store import Store
 from pipelines.runs import RunRecord, run_names
 from tests.pipelines.test_driver import wait_until
@@ -82,9 +83,9 @@ def test_a_rank_is_killed_or_hangs(
     assert record is not None
     found = curve(chaos.store, record, EVERY, STEPS)
     expected = list(range(EVERY, STEPS + 1, EVERY))
-    assert found["file"] == _continuity(expected, expected)
+    assert found["file"] == continuity(expected, expected)
     assert {**found["mlflow"], "largest_difference_to_file": 0} == {
-        **_continuity(expected, expected),
+        **continuity(expected, expected),
         "largest_difference_to_file": 0,
         "status": "FINISHED",
     }
