@@ -14,46 +14,23 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import UserError
 from cluster.faults import oom_kills
-from cluster.files import cache_folder
 from cluster.leases import Claim, Held, Owner
 from cluster.store import Store
-from pipelines.code import ROOT
 from pipelines.graph import Node
+from pipelines.live import ENDED, WELL, Live, job
 from pipelines.placement import Placement
 from pipelines.plan import CACHED, Plan, changed_inputs, other_inputs
 from pipelines.pool import Outcome, Pool
-from pipelines.retries import Failures, decide
+from pipelines.retries import decide
 from pipelines.runs import RunRecord
 from pipelines.sweep import PRUNED, pruned
-from pipelines.worker import Event, Job
-from tasks.base import Edge, Runtime
+from pipelines.worker import Event
 
-DONE = ("done", "cached")
-WELL = (*DONE, PRUNED)
-ENDED = (*WELL, "failed", "skipped", "cancelled")
 GRACE_SECONDS = 8.0
-
-
-@dataclass
-class Live:
-    """A stage while the run goes."""
-
-    node: Node
-    state: str = "pending"
-    manifest: dict[str, Any] | None = None
-    claim: Claim | None = None
-    attempt: int = 0
-    runtime: Runtime = field(default_factory=Runtime)
-    not_before: float = 0.0
-    forced: bool = False
-    failures: Failures = field(default_factory=Failures)
-    oom_kills: int = 0
-    """Of the kernel, when the attempt began."""
 
 
 class Executor:
@@ -270,7 +247,8 @@ class Executor:
         self.record.stage(name).pop("at_work", None)  # of the attempt before
         self._state(live, "running", attempt=live.attempt + 1, began=time.time(), reason=step.reason)
         self.tracker.started(node, live.runtime)
-        self.tickets[self.pool.submit(self._job(live))] = name
+        handed = job(live, self.live, self.plan.graph, store_url=self.store.url, run=self.record.name, facts=self.facts)
+        self.tickets[self.pool.submit(handed)] = name
         return True
 
     def _inputs_changed(self, node: Node, manifest: dict[str, Any]) -> list[str]:
@@ -278,48 +256,6 @@ class Executor:
         current = {p.node.key: p.manifest or {} for p in parents if p.state != PRUNED}
         changed = changed_inputs(node, manifest, self.plan.graph, current)
         return changed or other_inputs(node, manifest, self.plan.graph, current)
-
-    def _job(self, live: Live) -> Job:
-        node = live.node
-        identity = node.identity
-        inputs: dict[str, Any] = {}
-        content: dict[str, str] = {}
-        for name, stages in node.inputs.items():
-            manifests = [self.live[stage].manifest or {} for stage in stages if self.live[stage].state != PRUNED]
-            inputs[name] = manifests if name in node.many else manifests[0]
-            content.update({m["key"]: m["content"] for m in manifests})
-        used = {name: [m["key"] for m in inputs[name]] for name in node.many}
-        edges: dict[str, Any] = {}  # edges travel as manifests, not as stages
-        for name in node.inputs:
-            found = inputs[name] if name in node.many else [inputs[name]]
-            seen = tuple(Edge(m["key"], m.get("kind", "")) for m in found)
-            edges[name] = seen if name in node.many else seen[0]
-        facts = {
-            "key": node.key,
-            "stage": node.name,
-            "task": identity.task,
-            "config": identity.config,
-            "external": identity.external,
-            "inputs": {f: used[f] if f in node.task.partial else keys for f, keys in identity.inputs.items()},
-            "input_content": content,
-            "code": identity.code,
-            **self.facts,
-        }
-        assert live.claim is not None
-        return Job(
-            stage=node.name,
-            task=node.task.model_copy(update=edges),
-            claim=live.claim,
-            store_url=self.store.url,
-            inputs=inputs,
-            facts=facts,
-            run=self.record.name,
-            attempt=live.attempt,
-            runtime=live.runtime,
-            cache_dir=str(cache_folder() / "artifacts"),
-            stamps=self.plan.graph.code.stamps(identity.code),
-            sys_path=[str(ROOT), *map(str, self.plan.graph.import_paths)],
-        )
 
     # -- ending -------------------------------------------------------------------------------------
 
