@@ -123,7 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if record is not None:
         entry = record.status["stages"]["pretrain"]
-        out["decisions"] = [{k: d[k] for k in ("error", "message", "decision")} for d in entry.get("decisions", [])]
+        out["decisions"] = [
+            {"error": d["error"], "message": d["message"].split(" Node IP")[0], "decision": d["decision"]}
+            for d in entry.get("decisions", [])
+        ]
     if record is not None and code == 0:
         every = int(dict(word.split("=", 1) for word in words if "=" in word).get("pretrain.log_every_steps", 10))
         out |= {
