@@ -49,7 +49,7 @@ SMALL_COLLECTIVES = 4
 """Of a step, some numbers each: counts of labels, losses and flags, the gradients' norm, overflow."""
 
 
-HOOK_SECONDS = (2e-4, 2e-3)
+HOOK_SECONDS = (7e-4, 2e-3)
 """On one core of a server processor (docs/placement.md)."""
 
 
@@ -94,7 +94,7 @@ class Network:
 MATRIX_SHARE, MEMORY_SHARE, LINK_SHARE, LAUNCH_SECONDS = 0.7, 0.85, 0.8, 5e-6
 """Of a GPU's data sheet: what large matrix products, streaming kernels and NCCL's rings usually reach; assumptions."""
 LINK_LATENCY, NETWORK_LATENCY = 1e-5, 3e-5
-CPU_CORE = {"fp32": Device(1e11, 1e10, 2e-5), "bf16": Device(6e11, 1e10, 2e-5)}
+CPU_CORE = {"fp32": Device(1.2e11, 3.5e9, 1e-5), "bf16": Device(7e11, 3.5e9, 1e-5)}
 """One core of a server processor (Sapphire Rapids, AMX): fp32 as measured on small models (docs/placement.md), matrix
 products in bf16 six times as fast (benchmarks/README.md)."""
 

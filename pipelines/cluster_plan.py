@@ -210,19 +210,16 @@ def _on_cpus(training: Training, machine: Machine) -> tuple[list[Option], str]:
     for workers in _sizes(on_one, machine.most, training.batch_size):
         speed = CPU_NETWORK_BYTES if workers <= on_one else min(CPU_NETWORK_BYTES, (machine.network_gbit or 10) / 8e-9)
         network = Network(speed, CPU_LATENCY, CPU_GATHER, CPU_SCATTER)
-        beside = min(workers, on_one)
-        count, available, slowdown = math.ceil(workers / on_one), memory // beside, CPU_CROWDED if beside > 1 else 1.0
+        count, available = math.ceil(workers / on_one), memory // min(workers, on_one)
         found += [
-            _option(training, machine, workers, stage, count, available, device, network, slowdown)
+            _option(training, machine, workers, stage, count, available, device, network)
             for stage in training.zero_stages
         ]
     return found, ""
 
 
-CPU_NETWORK_BYTES, CPU_LATENCY, CPU_GATHER, CPU_SCATTER = 1.0e9, 1.0e-4, 1.2, 4.0
+CPU_NETWORK_BYTES, CPU_LATENCY, CPU_GATHER, CPU_SCATTER = 1.1e9, 8.0e-4, 1.0, 1.5
 """gloo between processes of one machine, as measured here (docs/placement.md)."""
-CPU_CROWDED = 1.2
-"""So many times as long computation takes where all cores of a machine compute: they share caches and memory."""
 
 
 def _sizes(on_one: int, most: int, batch_size: int) -> Iterator[int]:
@@ -248,7 +245,6 @@ def _option(
     available: int,
     device: Device,
     network: Network,
-    slowdown: float = 1.0,
 ) -> Option:
     """The placement with the largest micro-batch that fits, the stage's own choice at most."""
     placed = training.on(workers=workers, zero_stage=stage, offload_optimizer="none", offload_parameters="none")
@@ -261,7 +257,7 @@ def _option(
     step = None
     host = machine.memory_gib * GIB / max(1, min(workers, machine.gpus)) if machine.gpus else 0.0
     if needed <= available and (not host or placed.memory().host_total <= host):
-        step = step_time(placed.work, placed.placed, device, network, optimizer=training.optimizer, slowdown=slowdown)
+        step = step_time(placed.work, placed.placed, device, network, optimizer=training.optimizer)
     mfu = step.mfu(device, workers) if step else None
     micro = placed.work.rows if step else 0
     return Option(machine, workers, stage, machines, micro, needed, available, step, mfu, training.steps)
