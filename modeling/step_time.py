@@ -50,7 +50,9 @@ SMALL_COLLECTIVES = 4
 
 
 HOOK_SECONDS = (7e-4, 2e-3)
-"""On one core of a server processor (docs/placement.md)."""
+"""On one core of a server processor that computes, too, and finds its caches full (docs/placement.md)."""
+GPU_HOOK_SECONDS = (1.25e-4, 4e-4)
+"""On the host of a GPU, which does nothing but start operations: 25 and 80 of them; an assumption."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def gpu_device(gpu: Gpu, precision: str) -> Device | None:
     if peak is None:
         return None
     flops, bandwidth = peak * 1e12, gpu.memory_gb_per_second * 1e9
-    return Device(flops * MATRIX_SHARE, bandwidth * MEMORY_SHARE, LAUNCH_SECONDS, flops, asynchronous=True)
+    return Device(flops * MATRIX_SHARE, bandwidth * MEMORY_SHARE, LAUNCH_SECONDS, flops, True, GPU_HOOK_SECONDS)
 
 
 def gpu_network(gpu: Gpu, workers: int, gpus_per_machine: int, network_gbit: float) -> Network:
