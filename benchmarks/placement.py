@@ -57,7 +57,11 @@ def run_apart(copies: int, cases: list[dict[str, Any]]) -> list[list[dict[str, A
     """Results of the cases on one process each, so many of them at once: they share the machine and nothing else."""
     with tempfile.TemporaryDirectory() as name:
         started = [_start(Path(name) / str(number), 1, cases) for number in range(copies)]
-        return [_ended(each) for each in started]
+        try:
+            return [_ended(each) for each in started]
+        finally:  # where one erred
+            for _, processes in started:
+                _kill(processes)
 
 
 Started = tuple[Path, list[subprocess.Popen[bytes]]]
@@ -95,9 +99,13 @@ def _ended(started: Started) -> list[dict[str, Any]]:
                 raise RuntimeError(f"a rank of {len(processes)} ended with an error:\n{logs}")
         return json.loads((folder / "found.json").read_text())
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        _kill(processes)
+
+
+def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def calibrate(alone: list[tuple[Any, float]]) -> Any:

@@ -50,7 +50,7 @@ SMALL_COLLECTIVES = 4
 
 
 HOOK_SECONDS = (7e-4, 2e-3)
-"""On one core of a server processor that computes, too, and finds its caches full (docs/placement.md)."""
+"""On one core of a server processor, as measured (docs/placement.md)."""
 GPU_HOOK_SECONDS = (1.25e-4, 4e-4)
 """On the host of a GPU, which does nothing but start operations: 25 and 80 of them; an assumption."""
 

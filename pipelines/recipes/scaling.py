@@ -94,8 +94,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """What a family is: the modern block (`modeling.presets.modern`) in its architecture, and its objective.
 
 A decoder has the token before in its hands; an encoder must find a masked token's neighbours. After 0.6 million tokens
-a small one is at 5.5 nats with rotary or T5's relative positions, hardly below the unigram, and at 4.4 where heads
-begin with the nearest tokens (docs/log.md).
+a small one is at 5.5 nats with rotary or T5's relative positions, about what frequencies alone tell, and at 4.4 where
+heads begin with the nearest tokens (docs/log.md).
 """
 
 
