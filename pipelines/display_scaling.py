@@ -157,8 +157,12 @@ def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
             + f", measured {each['measured_loss']:.4f} {each['unit']}: {100 * each['error']:+.2f} %"
         )
         if each.get("held_out"):
-            told = (f"{n} {100 * e:.1f} %" for n, e in each["held_out"].items() if e is not None)
-            yield f"  by {each['form']}; errors on the sweep's largest budget, foretold without it: {', '.join(told)}"
+            told = (
+                f"{name} {each['by_form'][name]:.4f} (weight {each['weights'][name]:.2f}, error {100 * error:.1f} %)"
+                for name, error in each["held_out"].items()
+                if error is not None and name in each["by_form"]
+            )
+            yield f"  by form, weighted by errors on the sweep's largest budget, foretold without it: {', '.join(told)}"
     for warning in found["warnings"]:
         yield f"warning: {warning}"
 

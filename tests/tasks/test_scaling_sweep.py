@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tasks.scaling.forecast as sweep_forecast
 from cluster.errors import BadConfig, BadData
 from modeling.architecture import model_config
 from modeling.errors import ConfigError
@@ -321,6 +322,9 @@ def test_too_few_runs_and_missing_losses_are_named(tmp_path):
 # ---------------------------------------------------------------- which form foretells
 
 
+KAPLAN = {"N_c": 4e9, "D_c": 8e11, "alpha_N": 0.12, "alpha_D": 0.1}
+
+
 def measured(surface, values, noise: float = 0.0):
     """Points of the ladder's plan whose losses are a surface's."""
     rng = np.random.default_rng(2)
@@ -332,7 +336,7 @@ def measured(surface, values, noise: float = 0.0):
 
 @pytest.mark.parametrize(
     ("form", "values"),
-    [("approach_3", LAW), ("kaplan_ND", {"N_c": 4e9, "D_c": 8e11, "alpha_N": 0.12, "alpha_D": 0.1})],
+    [("approach_3", LAW), ("kaplan_ND", KAPLAN)],
 )
 def test_the_form_that_foretells_the_last_line_foretells_the_next_run(form, values):
     surface = SURFACES[form]
@@ -343,6 +347,24 @@ def test_the_form_that_foretells_the_last_line_foretells_the_next_run(form, valu
     assert found["predicted_loss"] == pytest.approx(true, rel=0.01)
     assert found["ci95"][0] < found["predicted_loss"] < found["ci95"][1]
     assert set(found["by_form"]) == set(SURFACES)
+    assert sum(found["weights"].values()) == pytest.approx(1)
+
+
+def test_forms_are_weighted_by_their_inverse_squared_errors_on_the_last_line():
+    found = forecast(measured(SURFACES["approach_3"], LAW, noise=0.01), 2e6, 8e8, bootstrap=100)
+    a, b = (found["held_out"][name] ** -2 for name in SURFACES)
+    assert [found["weights"][name] for name in SURFACES] == pytest.approx([a / (a + b), b / (a + b)])
+    logs = [found["weights"][name] * np.log(found["by_form"][name]) for name in SURFACES]
+    assert found["predicted_loss"] == pytest.approx(np.exp(sum(logs)))
+
+
+def test_the_interval_holds_what_the_forms_disagree_on(monkeypatch):
+    monkeypatch.setattr(sweep_forecast, "_weights", lambda errors: dict.fromkeys(errors, 0.5))
+    found = forecast(measured(SURFACES["kaplan_ND"], KAPLAN, noise=0.001), 2e8, 8e10, bootstrap=100)
+    low, high = found["ci95"]
+    losses = sorted(found["by_form"].values())
+    assert losses[1] / losses[0] > 1.05  # so far out they do
+    assert low < losses[0] * 1.02 and high > losses[1] * 0.98
 
 
 def test_where_the_last_line_is_most_of_the_points_the_fit_itself_is_taken():
@@ -351,3 +373,5 @@ def test_where_the_last_line_is_most_of_the_points_the_fit_itself_is_taken():
     found = forecast(few, 2e6, 8e8, bootstrap=0)
     assert found is not None
     assert found["held_out"] == {"approach_3": None, "kaplan_ND": None} and found["ci95"] is None
+    assert found["weights"] == {"approach_3": 1.0, "kaplan_ND": 0.0}
+    assert found["predicted_loss"] == pytest.approx(found["by_form"]["approach_3"])
