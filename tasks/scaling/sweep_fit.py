@@ -23,7 +23,7 @@ from tasks.scaling.ladder import FEWEST_RUNS, Ladder, nearest_width
 Measure = Literal["validation_loss", "validation_bits_per_byte"]
 UNITS = {"validation_loss": "nats per label", "validation_bits_per_byte": "bits per byte"}
 LAWS = ("3", "2", "1")
-"""Approaches in the order in which the next run is taken from them."""
+"""Approaches that can say a next run; the first of those that know the optimum's exponent equally well does."""
 FRESH_EPOCHS = 4
 """Text seen so often is still worth about as much as new one (Muennighoff et al. 2023)."""
 
@@ -156,7 +156,7 @@ class FitScaling(Task):
         from modeling.shapes import parameter_shapes
         from tasks.scaling.laws import read_law
 
-        approach = next(name for name in LAWS if "params" in fit.get(f"approach_{name}", {}))
+        approach = surest(fit)
         factor = flops_factor(rows)
         law = read_law(file, approach)
         own = _read(runs[0].path / "config.json")
@@ -186,6 +186,19 @@ class FitScaling(Task):
             "model": config(width).model_dump(mode="json"),
             "loop": {**self.ladder.loop(width, N, int(note["length_tokens"])), "flops": flops},
         }
+
+
+def surest(fit: Mapping[str, Any]) -> str:
+    """The approach that knows best how the optimal size grows: the one of the narrowest interval of that exponent.
+
+    A form's exponents hang on the form, so those of a parabola a line are often better known (docs/log.md).
+    """
+
+    def width(approach: str) -> float:
+        interval = fit[f"approach_{approach}"].get("ci95", {}).get("exponent_N")
+        return interval[1] - interval[0] if interval else math.inf
+
+    return min((name for name in LAWS if "params" in fit.get(f"approach_{name}", {})), key=width)
 
 
 def flops_factor(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -25,7 +25,7 @@ from tasks.scaling.ladder import Ladder, Rung, nearest_width, rungs
 from tasks.scaling.next_run import PretrainNext
 from tasks.scaling.points import points_of
 from tasks.scaling.stopping import Stopping, unneeded
-from tasks.scaling.sweep_fit import FitScaling, repeated, run_name
+from tasks.scaling.sweep_fit import FitScaling, repeated, run_name, surest
 from tests.tasks.stage import FolderContext
 
 WIDTHS = (32, 48, 64, 80, 96, 112, 128, 160, 192)
@@ -320,6 +320,23 @@ def test_too_few_runs_and_missing_losses_are_named(tmp_path):
 
 
 # ---------------------------------------------------------------- which form foretells
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        ({"3": [0.1, 0.7], "2": [0.38, 0.57], "1": [0.0, 0.46]}, "2"),
+        ({"3": [0.4, 0.5], "2": [0.3, 0.6]}, "3"),
+        ({"3": None, "2": None, "1": [0.1, 0.9]}, "1"),
+        ({"2": None, "3": None}, "3"),
+    ],
+)
+def test_the_next_run_is_of_the_approach_that_knows_the_exponent_best(intervals, expected):
+    fit = {
+        f"approach_{name}": {"params": {}, "ci95": {"exponent_N": interval} if interval else {}}
+        for name, interval in intervals.items()
+    }
+    assert surest({**fit, "approach_4": {"refused": "too few"}}) == expected
 
 
 KAPLAN = {"N_c": 4e9, "D_c": 8e11, "alpha_N": 0.12, "alpha_D": 0.1}
