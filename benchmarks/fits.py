@@ -28,7 +28,8 @@ from tasks.scaling.estimate import resamples
 from tasks.scaling.fit import fit_approach_3, fit_over_training
 from tasks.scaling.forms import chinchilla
 from tasks.scaling.newton import DELTA, minimise, refit
-from tasks.scaling.points import Columns, Points, points_of, read_points
+from tasks.scaling.point_files import Columns, read_points
+from tasks.scaling.points import Points, points_of
 
 FILE = "fits.json"
 STARTS = list(

@@ -78,7 +78,7 @@ def fit(
     import os
 
     from pipelines.fits import Comparing, open_tracker, pictures_of, result_of, track, write_folder
-    from tasks.scaling.points import Columns
+    from tasks.scaling.point_files import Columns
     from tasks.scaling.variants import fit_variants, read_all
 
     columns = Columns(params, tokens, loss, flops, unique_tokens, run, unit)
@@ -229,7 +229,7 @@ def _laws(name: str | None, fitted: str | None, approach: str, where: list[str] 
         raise BadConfig(f"--approach {approach!r} does not say which size is optimal", "known: 1, 2, 3")
     from tasks.scaling.fit import fit_all
     from tasks.scaling.laws import law_of, read_law
-    from tasks.scaling.points import Columns, read_points
+    from tasks.scaling.point_files import Columns, read_points
 
     path = Path(fitted).expanduser()
     if path.suffix.lower() == ".json":

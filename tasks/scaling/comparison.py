@@ -41,7 +41,7 @@ class CompareScaling(Task):
         return self
 
     def run(self, ctx: Context) -> Mapping[str, Any]:
-        from tasks.scaling.points import read_points
+        from tasks.scaling.point_files import read_points
         from tasks.scaling.variants import compare_fits, fit_variants
 
         fits = ctx.inputs("fits")
@@ -81,7 +81,7 @@ class CompareScaling(Task):
 
     def _checked(self, fit: Artifact, sweep: Mapping[str, Any], run: Artifact) -> list[dict[str, Any]]:
         from tasks.scaling.forecast import forecast
-        from tasks.scaling.points import read_points
+        from tasks.scaling.point_files import read_points
 
         note, config = _read(run.path / "training.json"), _read(run.path / "config.json")["model"]
         N, D = note["parameters"][sweep["counts"]], note["final"]["tokens"]

@@ -66,7 +66,7 @@ class FitScaling(Task):
         from tasks.scaling.fit import as_json, fit_all, fit_names
         from tasks.scaling.forecast import forecast
         from tasks.scaling.plots import pictures
-        from tasks.scaling.points import read_points
+        from tasks.scaling.point_files import read_points
 
         rows = sorted((self._row(model) for model in ctx.inputs("runs")), key=lambda row: (row["flops"], row["params"]))
         number_lines(rows, self.ladder)

@@ -12,7 +12,8 @@ from tasks.scaling.compare import compare
 from tasks.scaling.estimate import Fit
 from tasks.scaling.fit import as_json, fit_all, fit_names
 from tasks.scaling.laws import Law, law_of
-from tasks.scaling.points import STANDARD, Columns, Points, read_points, read_variants
+from tasks.scaling.point_files import STANDARD, Columns, read_points, read_variants
+from tasks.scaling.points import Points
 from tasks.scaling.slots import on_one_plan
 
 APPROACHES = ("approach_3", "approach_2", "approach_1")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadConfig, BadData
-from tasks.scaling.points import Columns, points_of, read_points, read_variants
+from tasks.scaling.point_files import Columns, read_points, read_variants
+from tasks.scaling.points import points_of
 
 GOOD = ["params,tokens,loss", "1e8,2e9,3.5", "2e8,2e9,3.3", "1e8,4e9,3.4"]
 
