@@ -24,7 +24,7 @@ from modeling.heads.base import Parts, parts_of
 
 Batch = dict[str, np.ndarray]
 LABEL_BYTES = "label_bytes"
-"""Optional key of a chunk, int64 [B, L]: UTF-8 bytes of each label that is text, 0 elsewhere; for bits per byte."""
+"""Optional key of a chunk, float64 [B, L]: UTF-8 bytes of each label that is text, 0 elsewhere; for bits per byte."""
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ class MakeExamples(Task):
         """
         from dataclasses import replace
 
+        from tasks.corpus_reader import read_texts
+        from tasks.label_bytes import bytes_per_token_byte
         from tasks.slices import Tokenise
         from tasks.vocabulary import FILE, vocabulary_of, write_vocabulary
 
@@ -165,7 +167,9 @@ class MakeExamples(Task):
                 "use more text or a smaller length_tokens",
             )
         write_vocabulary(ctx.out / FILE, replace(vocabulary, counts=counts["train"]))
+        texts = (text for batch in read_texts(corpus, "validation") for text in batch)
         facts = {
+            "bytes_per_token_byte": bytes_per_token_byte(tokenizer_json, vocabulary.special, texts),
             "objective": self.objective.model_dump(mode="json"),
             "layout": layout._asdict(),
             "lengths": self.objective.lengths(self.length_tokens),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,14 @@ def held_out(reader: ExampleReader, sequences: int, tokenizer_json: Path) -> Hel
     labels are text as it stands (`ObjectiveSettings.covers_text`) they come with their bytes.
     """
     from modeling.validation import LABEL_BYTES, HeldOut
+    from tasks.label_bytes import token_bytes
     from tasks.vocabulary import tokenizers_installed
 
     count = min(len(reader), sequences)
     size_of = None
     if reader.settings.covers_text and tokenizers_installed():
         size_of = token_bytes(tokenizer_json.read_text(encoding="utf-8"), reader.vocabulary.size)
+        size_of = size_of * reader.info.get("bytes_per_token_byte", 1.0)
         size_of[reader.vocabulary.special] = 0
 
     def chunk(number: int) -> dict[str, Any]:
@@ -40,35 +41,3 @@ def held_out(reader: ExampleReader, sequences: int, tokenizer_json: Path) -> Hel
         return batch
 
     return HeldOut(-(-count // CHUNK), chunk)
-
-
-def token_bytes(tokenizer_json: str, size: int) -> np.ndarray:
-    """UTF-8 bytes of the text that each token stands for: int64 [size].
-
-    A byte-level token has a character for each byte; `<0x0A>` is a byte; `▁` and the end of a word (`</w>`) are a
-    space. WordPiece keeps no spaces: a token that begins a word counts one before it.
-
-        WordPiece   the 4 (with its space)   ##ing 3
-        byte-level  Ġthe 4                   Unigram  ▁the 4
-    """
-    from tasks.vocabulary import load_tokenizer
-
-    config = json.loads(tokenizer_json)
-    model, decoder = config["model"], json.dumps(config.get("decoder") or {})
-    byte_level, suffix = '"ByteLevel"' in decoder, model.get("end_of_word_suffix") or ""
-    prefix = model.get("continuing_subword_prefix") or "" if model["type"] == "WordPiece" else ""
-    found = np.zeros(size, dtype=np.int64)
-    for token, i in load_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True).items():
-        if i >= size:
-            continue
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            found[i] = 1
-        elif byte_level:
-            found[i] = len(token)
-        elif prefix:
-            word = not token.startswith(prefix)
-            found[i] = len(token.removeprefix(prefix).encode()) + word
-        else:
-            text = token.replace("▁", " ")
-            found[i] = len((text.removesuffix(suffix) + " " if suffix and text.endswith(suffix) else text).encode())
-    return found
