@@ -80,13 +80,16 @@ _TRUNK_PARTS = {
     "backwards": "recurrent",
 }
 _BLOCK_PARTS = {"attention": "attention", "ff": "feed_forward"}
+_VOCABULARY_HEADS = {("matrix", "weight"), ("head", "bias"), ("generator_head", "bias")}
+"""Ends of the paths of an output layer's parameters that have an entry for each token."""
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
     """Parameters by group: those of `GROUPS`, total and non_embedding.
 
     A tied output matrix counts once, under embedding; so do layers that are shared. `non_embedding` is what
-    Kaplan et al. call N: all but token, position and segment embeddings. Padded rows of the vocabulary count.
+    Kaplan et al. call N: all but token, position and segment embeddings and the output layer's matrix and bias, so
+    that it is the same whether these are tied or not. Padded rows of the vocabulary count.
     """
     return count_by_group((name, parameter.shape) for name, parameter in model.named_parameters())
 
@@ -94,11 +97,20 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
 def count_by_group(parameters: Iterable[tuple[str, Iterable[int]]]) -> dict[str, int]:
     """`parameter_counts` of names and shapes, such as those of `modeling.shapes`."""
     groups = dict.fromkeys(GROUPS, 0)
+    non_embedding = 0
     for name, shape in parameters:
-        groups[parameter_group(name)] += math.prod(shape)
-    total = sum(groups.values())
-    embeddings = groups["embedding"] + groups["position"] + groups["token_type"]
-    return {**groups, "non_embedding": total - embeddings, "total": total}
+        size = math.prod(shape)
+        groups[parameter_group(name)] += size
+        non_embedding += 0 if is_embedding(name) else size
+    return {**groups, "non_embedding": non_embedding, "total": sum(groups.values())}
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a parameter, by its path, grows with vocabulary, positions or segments: not of Kaplan et al.'s N."""
+    if parameter_group(name) in ("embedding", "position", "token_type"):
+        return True
+    *_, layer, own = ("", *name.split("."))
+    return (layer, own) in _VOCABULARY_HEADS
 
 
 def parameter_group(name: str) -> str:

@@ -36,7 +36,9 @@ class Stack(nn.Module):
         self, config: TransformerConfig, layers: int, *, causal: bool, cross: bool = False, own_blocks: bool = True
     ) -> None:
         super().__init__()
-        self.config, self.layers, self.causal = config, layers, causal
+        self.config, self.layers = config, layers
+        # A prefix sees itself whole, so its distances have two directions (T5's code: unless "fully autoregressive").
+        self.two_directions = not causal or config.architecture == "prefix-lm"
         E = config.token_width
         rows = config.max_length + config.position_offset
         self.positions = nn.Embedding(rows, E) if config.positions == "learned" else None
@@ -121,7 +123,7 @@ class Stack(nn.Module):
     def first_bias(self) -> Tensor:
         """What `relative_init` near begins with, [buckets, H]."""
         config = self.config
-        return near_bias(config.relative_buckets, config.relative_max_distance, config.heads, not self.causal)
+        return near_bias(config.relative_buckets, config.relative_max_distance, config.heads, self.two_directions)
 
     def _bias(self, past: int, length: int, device: torch.device) -> Tensor | None:
         """[1, H, Lq, Lk]: what each head adds to the score of a key at some distance from the query."""
@@ -133,7 +135,7 @@ class Stack(nn.Module):
             keys[None, :] - keys[past:, None],
             config.relative_buckets,
             config.relative_max_distance,
-            bidirectional=not self.causal,
+            bidirectional=self.two_directions,
         )
         return self.relative(bucket).permute(2, 0, 1)[None]
 

@@ -30,7 +30,7 @@ SCALES: dict[str, dict[str, Any]] = {
     "paper": paper(
         {"preset": "albert-base"},
         tokenizer={"kind": "unigram-bert", "vocab_size": 30_000},
-        objective={**OBJECTIVE, "mask_share": 1.0, "random_share": 0.0},
+        objective=OBJECTIVE,
         examples={"length_tokens": 512, "masking": "static", "duplication": 10},
         pretrain={
             "steps": 125_000,

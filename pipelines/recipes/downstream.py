@@ -22,6 +22,7 @@ class DownstreamSettings(Config):
     scratch: bool = Field(True, description="also train the same model from random initialisation")
     length_tokens: int = Field(128, ge=16, description="longest sequence")
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="how a sequence becomes one vector")
+    head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     method: Literal["full", "probe"] = Field("full", description="train all weights, or the head's alone")
     train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
     validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
@@ -101,6 +102,7 @@ def finetune_all(
                     like=model if start == "scratch" and shape is None else None,
                     model=shape,
                     pooling=settings.pooling,
+                    head_dropout=settings.head_dropout,
                     method=settings.method,
                     loop=loop,
                     length_tokens=length_tokens,

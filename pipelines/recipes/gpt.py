@@ -1,7 +1,7 @@
 """GPT (Radford et al. 2018): a causal language model with BPE of whole words, fine-tuned from its last token.
 
 `paper` is the published run: 64 sequences of 512 tokens, lr 2.5e-4 with 2,000 steps of warm-up and a cosine to zero,
-100 epochs of BooksCorpus, which is 3 M steps at a billion tokens.
+100 epochs of BooksCorpus, which is 3 M steps at a billion tokens; then 3 epochs a task at 6.25e-5, warm-up 0.2 %.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ SCALES: dict[str, dict[str, Any]] = {
         tokenizer={"kind": "bpe-words", "vocab_size": 40_478},
         objective={**OBJECTIVE, "documents_apart": False},
         examples={"length_tokens": 512},
+        finetune={
+            "seeds": 5,
+            "pooling": "last",
+            "head_dropout": 0.1,
+            "loop": {"epochs": 3, "peak_lr": 6.25e-5, "warmup_share": 0.002, "precision": "bf16"},
+        },
         pretrain={
             "steps": 3_000_000,
             "batch_size": 64,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pipelines.graph import Pipeline
 from pipelines.recipes.pretraining import PretrainingConfig, pretraining_pipeline
-from pipelines.recipes.scale import dial, paper
+from pipelines.recipes.scale import FINETUNE, dial, paper
 
 OBJECTIVE: dict[str, Any] = {"kind": "causal"}
 SCALES: dict[str, dict[str, Any]] = {
@@ -25,9 +25,10 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "paper": paper(
         {"preset": "gpt2-124M"},
-        tokenizer={"kind": "gpt2", "vocab_size": 50_257},
+        tokenizer={"kind": "gpt2", "vocab_size": 50_258},  # the published 50,257 and padding
         objective={**OBJECTIVE, "documents_apart": False},
         examples={"length_tokens": 1024},
+        finetune={**FINETUNE["paper"], "pooling": "last"},
         pretrain={
             "steps": 572_000,
             "batch_size": 512,

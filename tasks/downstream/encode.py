@@ -85,7 +85,17 @@ class Encoder:
         self.vocab_size = int(info["vocab_size"])
         self.begin = [] if begin is None else [int(begin)]
         self.sep, self.pad = int(end), int(special["pad"])
+        self.between = self._between()
         self.length = length_tokens
+
+    def _between(self) -> list[int]:
+        """What parts two texts: as the tokenizer's own template says (GPT's delimiter, RoBERTa's two separators)."""
+        template = self.tokenizer.encode("", "").ids
+        if template[: len(self.begin)] == self.begin and template[-1:] == [self.sep]:
+            template = template[len(self.begin) : -1]
+        else:
+            template = []
+        return template or [self.sep]
 
     def texts(self, rows: Sequence[Row]) -> list[Feature]:
         """Features of single texts or pairs, one a row, with the row's label."""
@@ -94,9 +104,9 @@ class Encoder:
         features = []
         for number, row in enumerate(rows):
             paired = row.text_b is not None
-            room = self.length - len(self.begin) - (2 if paired else 1)
+            room = self.length - len(self.begin) - (len(self.between) if paired else 0) - 1
             a, b = cut_longer(first[number], second[number], room)
-            ids = [*self.begin, *a, self.sep, *([*b, self.sep] if paired else [])]
+            ids = [*self.begin, *a, *([*self.between, *b] if paired else []), self.sep]
             features.append(Feature(number, ids, len(self.begin) + len(a) + 1, row.label or 0.0))
         return features
 
@@ -110,7 +120,7 @@ class Encoder:
         features = []
         for number, row in enumerate(rows):
             question = questions[number][:_MOST_QUESTION_TOKENS]
-            room = self.length - len(question) - len(self.begin) - 2
+            room = self.length - len(question) - len(self.begin) - len(self.between) - 1
             if room < LEAST_CONTEXT:
                 raise BadConfig(
                     f"length_tokens is {self.length}, and a question takes {len(question)} tokens of it",
@@ -118,14 +128,14 @@ class Encoder:
                 )
             ids, offsets = contexts[number].ids, contexts[number].offsets
             answer = answer_tokens(offsets, row) if training else None
-            first = len(self.begin) + len(question) + 1
+            first = len(self.begin) + len(question) + len(self.between)
             for low, high in windows(len(ids), room):
                 start = end = IGNORE
                 if training:
                     if answer is None or not low <= answer[0] <= answer[1] < high:
                         continue
                     start, end = answer[0] - low + first, answer[1] - low + first
-                tokens = [*self.begin, *question, self.sep, *ids[low:high], self.sep]
+                tokens = [*self.begin, *question, *self.between, *ids[low:high], self.sep]
                 features.append(Feature(number, tokens, first, 0.0, start, end, first, tuple(offsets[low:high])))
         return features
 

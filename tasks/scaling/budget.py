@@ -188,6 +188,7 @@ def nearest_preset(params: float, architecture: str, *, embeddings: bool = True)
         embeddings: whether the count has them.
     """
     from modeling.architecture import PRESETS, TransformerConfig
+    from modeling.flops import is_embedding
     from modeling.published import PUBLISHED
     from modeling.shapes import count, parameter_shapes
 
@@ -199,7 +200,7 @@ def nearest_preset(params: float, architecture: str, *, embeddings: bool = True)
         config = TransformerConfig(**{**fields, "vocab_size": PUBLISHED[name].vocab_size})
         shapes = parameter_shapes(config, {"name": PUBLISHED[name].head, "settings": {}})
         if not embeddings:
-            shapes = {n: s for n, s in shapes.items() if ".tokens." not in n and "positions" not in n}
+            shapes = {n: s for n, s in shapes.items() if not is_embedding(n)}
         size = count(shapes)
         distance = abs(float(np.log(size / params)))
         if best is None or distance < best[0]:

@@ -34,7 +34,7 @@ def test_bert_base_group_by_group():
     assert found["head"] == 768 * 768 + 768 + 2 * 768 + 30_528
     assert found["cross_attention"] == found["recurrent"] == 0
     assert found["total"] == 109_514_298 + 6 * 768 + 6  # transformers' BertForMaskedLM, and six padded rows
-    assert found["non_embedding"] == found["total"] - 30_528 * 768 - 514 * 768
+    assert found["non_embedding"] == found["total"] - 30_528 * 768 - 514 * 768 - 30_528  # the output bias, too
 
 
 def test_kaplans_n_of_gpt2():
@@ -43,6 +43,15 @@ def test_kaplans_n_of_gpt2():
     assert 12 * 12 * 768**2 == 84_934_656
     assert found["non_embedding"] == pytest.approx(84_934_656, rel=0.002)
     assert found["head"] == 0 and found["position"] == 1024 * 768
+
+
+def test_kaplans_n_is_the_same_with_an_output_matrix_of_its_own():
+    tied, own = (counts("gpt2-124M", 50_257, tie_embeddings=tied) for tied in (True, False))
+    assert own["total"] - tied["total"] == own["head"] == 50_304 * 768
+    assert own["non_embedding"] == tied["non_embedding"]
+    assert counts("t5.1.1-small", 32_128)["non_embedding"] < 45e6 < counts("t5.1.1-small", 32_128)["total"]
+    rtd = counts("electra-small", 30_522, RTD)
+    assert rtd["non_embedding"] == rtd["total"] - rtd["embedding"] - rtd["position"] - rtd["token_type"] - 30_528
 
 
 def test_an_encoder_decoder_has_cross_attention_and_relative_positions():

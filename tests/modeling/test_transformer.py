@@ -126,6 +126,18 @@ def test_relative_buckets_are_those_of_t5():
             assert torch.equal(relative_bucket(distance, buckets, most, both), expected)
 
 
+def test_a_prefix_sees_the_order_of_what_follows_within_it():
+    """As T5's code has it: distances of two directions unless a stack is causal throughout."""
+    model = made(architecture="prefix-lm", positions="relative", layers=1)
+    ids = torch.randint(0, 100, (1, 10))
+    turned = ids[:, [0, 1, 5, 4, 3, 2, 6, 7, 8, 9]]
+    moved = (run(model, ids, prefix=6) - run(model, turned, prefix=6)).abs().amax(-1)[0]
+    assert (moved[:2] > 1e-3).all()
+    assert made(architecture="prefix-lm", positions="relative").decoder.two_directions
+    assert not made(architecture="decoder", positions="relative").decoder.two_directions
+    assert not made(architecture="encoder-decoder", positions="relative").decoder.two_directions
+
+
 def test_near_biases_fall_with_the_distance_on_each_heads_side():
     """Golden: slopes 1 and 1/16 for two heads a side, a bucket's mean distance, 4 less on the other side."""
     # Buckets of distance 0, −1, −2..−3 and −4..−6, then (none), 1, 2..3 and 4..6; heads begin left, right, left, right.
@@ -156,7 +168,8 @@ def test_near_start_is_of_the_bias_alone_and_is_learnt_from():
         if architecture != "prefix-lm":
             assert torch.equal(near["encoder.relative.weight"], near_bias(32, 128, 4, bidirectional=True))
         if architecture != "encoder":
-            assert torch.equal(near["decoder.relative.weight"], near_bias(32, 128, 4, bidirectional=False))
+            both = architecture == "prefix-lm"
+            assert torch.equal(near["decoder.relative.weight"], near_bias(32, 128, 4, bidirectional=both))
     with pytest.raises(ValueError, match="relative_init near needs positions relative, found rotary"):
         small(positions="rotary", relative_init="near")
 
