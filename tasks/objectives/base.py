@@ -70,6 +70,8 @@ class Objective:
 
     columns: tuple[str, ...] = ("input_ids", "labels")
     """What static masking writes: keys of `draw`'s result, without attention_mask, segment_ids, position_ids."""
+    shares_padding = False
+    """Whether it can do with one token for padding and the end of a text, as GPT-2's release has it (`is_token`)."""
 
     def __init__(self, vocabulary: Vocabulary, settings: ObjectiveSettings, length_tokens: int) -> None:
         from cluster.errors import BadConfig
@@ -84,6 +86,19 @@ class Objective:
                     f"{', '.join(known) or 'no special tokens'}",
                     "train the tokenizer with another kind",
                 )
+        if not self.shares_padding and vocabulary.special_tokens.get("eos") == vocabulary.pad:
+            raise BadConfig(
+                f"objective {settings.kind!r}: the tokenizer has one token, {vocabulary.pad}, for padding and the end "
+                "of a text, and this objective must tell them apart",
+                "take a tokenizer that has a token for padding alone, or objective causal",
+            )
+
+    def is_token(self, tokens_BR: np.ndarray) -> np.ndarray:
+        """bool [B, R]: not padding; where the end of a text has the same id, only those at a row's end are padding."""
+        is_token = tokens_BR != self.vocabulary.pad
+        if self.vocabulary.special_tokens.get("eos") == self.vocabulary.pad:
+            is_token = np.logical_or.accumulate(is_token[:, ::-1], axis=1)[:, ::-1]
+        return is_token
 
     def draw(
         self,

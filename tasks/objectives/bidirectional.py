@@ -31,6 +31,7 @@ class BidirectionalLanguageModel(Objective):
     """The objective; of its settings only documents_apart matters here. Static masking has no use for it."""
 
     columns = ()
+    shares_padding = True
 
     def draw(
         self,
@@ -49,10 +50,10 @@ class BidirectionalLanguageModel(Objective):
         input_ids = tokens_BR.astype(np.int64)
         unlabelled = self.vocabulary.special.copy()
         unlabelled[self.vocabulary.eos] = False
-        targets = np.where(unlabelled[input_ids], IGNORED, input_ids)
+        attention_mask = self.is_token(input_ids)
+        targets = np.where(unlabelled[input_ids] | ~attention_mask, IGNORED, input_ids)
         forward, backward = np.full_like(input_ids, IGNORED), np.full_like(input_ids, IGNORED)
         forward[:, :-1], backward[:, 1:] = targets[:, 1:], targets[:, :-1]
-        attention_mask = input_ids != self.vocabulary.pad
         # Padding is no label, but it could have one: the token before it.
         backward[~attention_mask] = IGNORED
         batch = {

@@ -40,6 +40,8 @@ from tasks.objectives.base import IGNORED, Objective, documents
 class CausalLanguageModel(Objective):
     """The objective. Nothing in it is random."""
 
+    shares_padding = True
+
     def draw(
         self,
         tokens_BR: np.ndarray,
@@ -50,7 +52,7 @@ class CausalLanguageModel(Objective):
     ) -> dict[str, np.ndarray]:
         """See `Objective.draw`. Returns input_ids, labels int64 [B, L], attention_mask bool [B, L] and, with documents
         apart, segment_ids, position_ids int64 [B, L]; R = L + 1."""
-        is_token = self._is_token(tokens_BR)
+        is_token = self.is_token(tokens_BR)
         tokens = tokens_BR.astype(np.int64)
         input_ids = np.ascontiguousarray(tokens[:, :-1])
         # Padding stands at the end only, so a label that is a token has an input that is one.
@@ -59,11 +61,3 @@ class CausalLanguageModel(Objective):
         if self.settings.documents_apart:
             batch["segment_ids"], batch["position_ids"] = documents(input_ids, self.vocabulary.eos, True)
         return batch
-
-    def _is_token(self, tokens_BR: np.ndarray) -> np.ndarray:
-        """bool [B, R]: not padding."""
-        is_token = tokens_BR != self.vocabulary.pad
-        if self.vocabulary.pad == self.vocabulary.eos:
-            # GPT-2's release has one token for both: only those at the row's end are padding.
-            is_token = np.logical_or.accumulate(is_token[:, ::-1], axis=1)[:, ::-1]
-        return is_token

@@ -74,3 +74,14 @@ def test_labels_against_a_plain_loop(seed: int, rows: int, length: int, apart: b
 def test_a_tokenizer_without_eos_is_refused() -> None:
     with pytest.raises(BadConfig, match="'bidirectional' needs a eos token"):
         made(False, 8, ("pad",))
+
+
+def test_one_token_for_padding_and_the_end_of_a_text() -> None:
+    """Ends inside a row are labels in both directions; those at its end are padding."""
+    words = Vocabulary(V, {"pad": EOS, "eos": EOS, "unk": UNK}, np.arange(V) < 3, np.ones(V, dtype=bool))
+    tokens = np.array([[11, EOS, 12, 13, EOS, EOS]], dtype=np.uint16)
+    made = BidirectionalLanguageModel(words, Bidirectional(documents_apart=False), 6)
+    found = made.draw(tokens, 0, np.zeros(1, int), np.zeros(1, int))
+    assert found["attention_mask"][0].tolist() == [True, True, True, True, False, False]
+    assert found["labels_forward"][0].tolist() == [EOS, 12, 13, IGNORED, IGNORED, IGNORED]
+    assert found["labels_backward"][0].tolist() == [IGNORED, 11, EOS, 12, IGNORED, IGNORED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import BadConfig
-from tasks.objectives import SETTINGS
+from tasks.objectives import OBJECTIVES, SETTINGS
 from tasks.objectives.convert import convert
 from tests.tasks.paired_rows import (
     EOS,
@@ -307,3 +308,12 @@ def test_cuts_are_uniform() -> None:
 def test_vocabulary_has_what_the_tests_rely_on() -> None:
     words = vocabulary()
     assert words.ordinary.tolist() == list(range(FIRST, LAST + 1)) and words.sentinels[0] == words.size - 1
+
+
+@pytest.mark.parametrize("kind", sorted({kind for kind, _ in PAIRED}))
+def test_padding_must_not_be_the_end_of_a_text(kind: str) -> None:
+    """Inputs and targets are told apart by their padding, so an end inside would vanish."""
+    words = vocabulary()
+    shared = replace(words, special_tokens={**words.special_tokens, "pad": EOS})
+    with pytest.raises(BadConfig, match=f"objective '{kind}': the tokenizer has one token, {EOS}, for padding and"):
+        OBJECTIVES.load(kind)(shared, SETTINGS.load(kind)(), 40)
