@@ -24,6 +24,11 @@ def needs_corpus(task: str) -> bool:
     return bool(_spec(DOWNSTREAM, task).needs_corpus)
 
 
+def asks_for_spans(task: str) -> bool:
+    """Whether a downstream task's answers are spans of a text, not labels or scores."""
+    return str(_spec(DOWNSTREAM, task).kind) == "span"
+
+
 def _spec(registry: Registry, task: str) -> Downstream:
     return registry.load(task)
 

@@ -114,6 +114,11 @@ class Finetune(Task):
         "mean", description="how a sequence becomes one vector: of all tokens, of the first (BERT), of the last (GPT)"
     )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
+    lm_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of the loss on the sequence's own next tokens beside the task's, for a decoder (GPT: 0.5)",
+    )
     method: Literal["full", "probe"] = Field("full", description="which weights train: all, or the head's alone")
     seed: int = Field(0, ge=0, description="of the head's (or all) weights, the order of rows, and dropout")
 
@@ -172,6 +177,7 @@ class Finetune(Task):
             "loop": self.loop,
             "head": head,
             "head_dropout": self.head_dropout,
+            "lm_weight": self.lm_weight,
             "method": self.method,
             "seed": self.seed,
             "data": str(data),
@@ -196,7 +202,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     encoder = Encoder(out, head["length_tokens"])
     features = _features(train_rows, encoder, head)
     token_types = bool(getattr(config, "token_types", 0))
-    model = build(config, head, seed, payload["head_dropout"])
+    model = build(config, head, seed, payload["head_dropout"], payload["lm_weight"])
     if payload["init"] is not None:
         load_transformer(Path(payload["init"]), model.transformer)
     else:
@@ -293,7 +299,7 @@ def _held_out(rows: list[Row], encoder: Encoder, head: Mapping[str, Any], token_
     return HeldOut(-(-len(features) // CHUNK), chunk)
 
 
-def build(config: Any, head: Mapping[str, Any], seed: int = 0, dropout: float = 0.0) -> Any:
+def build(config: Any, head: Mapping[str, Any], seed: int = 0, dropout: float = 0.0, lm_weight: float = 0.0) -> Any:
     """The network that `head` (head.json) describes, with weights drawn from `seed`."""
     import torch
 
@@ -301,9 +307,11 @@ def build(config: Any, head: Mapping[str, Any], seed: int = 0, dropout: float = 
 
     torch.manual_seed(seed)
     if head["kind"] == "span":
+        if lm_weight:
+            raise BadConfig("finetune: lm_weight is for tasks with a label or a score, not for spans", "set it to 0")
         return SpanExtractor(config, head["most_answer_tokens"])
     labels = 1 if head["kind"] == "regression" else len(head["labels"])
-    return SequenceClassifier(config, labels, head["pooling"], dropout)
+    return SequenceClassifier(config, labels, head["pooling"], dropout, lm_weight)
 
 
 def standardise(features: list[Feature]) -> tuple[list[Feature], float, float]:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.errors import ConfigError
-from modeling.heads.base import IGNORE, LossSum, last_token, mean_pool
+from modeling.heads.base import IGNORE, LossSum, Parts, last_token, mean_pool
+from modeling.heads.language import OutputLayer
 from modeling.transformer import hidden_states, init_weights
 from modeling.trunks import make_trunk
 
@@ -20,6 +21,11 @@ class SequenceClassifier(nn.Module):
     Batch: as for the transformer, and labels [B]: int64 class ids (−100: no loss) or, for regression,
     floats. Pooling `mean` averages the hidden states of the attended tokens; `cls` takes the first
     token through a dense tanh layer, as BERT does; `last` the last attended token, as GPT does.
+
+    With `lm_weight` the trunk goes on predicting the sequence's own next tokens beside the task, as GPT does (Radford
+    et al. 2018, section 3.2: weight 0.5): a second part of the loss, through the trunk's own embeddings.
+
+    Raises ConfigError where the trunk has no next token, or a language model's head of its own.
     """
 
     def __init__(
@@ -28,8 +34,13 @@ class SequenceClassifier(nn.Module):
         num_labels: int,
         pooling: Literal["mean", "cls", "last"] = "mean",
         dropout: float = 0.0,
+        lm_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if lm_weight:
+            check_language_model(config)
+            self.parts: Parts = (("task", 1.0), ("lm", lm_weight))
+        self.lm_weight = lm_weight
         if num_labels < 1:
             raise ConfigError(f"num_labels is {num_labels}: expected at least 1")
         self.config, self.num_labels, self.pooling = config, num_labels, pooling
@@ -43,7 +54,9 @@ class SequenceClassifier(nn.Module):
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, num_labels], float32."""
-        hidden_BLD = hidden_states(self.transformer, batch)
+        return self._logits(hidden_states(self.transformer, batch), batch)
+
+    def _logits(self, hidden_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.pooler is not None:
             pooled_BD = torch.tanh(self.pooler(hidden_BLD[:, 0]))
         elif self.pooling == "last":
@@ -53,21 +66,49 @@ class SequenceClassifier(nn.Module):
         return self.classifier(self.dropout(pooled_BD)).float()
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
-        logits = self.logits(batch)
+        hidden_BLD = hidden_states(self.transformer, batch)
+        logits = self._logits(hidden_BLD, batch)
         if self.num_labels == 1:
             loss = F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="sum")
         else:
             loss = F.cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="sum")
+        if self.lm_weight:
+            has_next = _has_next(batch)
+            head, tokens = OutputLayer(self.config), self.transformer.tokens  # without weights of its own
+            lm = head.loss(hidden_BLD[:, :-1][has_next], tokens, batch["input_ids"][:, 1:][has_next])
+            loss = torch.stack([loss.float(), lm])
         return LossSum(loss, self.count(batch))
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         labels = batch["labels"]
-        return torch.tensor(labels.numel()) if self.num_labels == 1 else (labels != IGNORE).sum()
+        count = torch.tensor(labels.numel()) if self.num_labels == 1 else (labels != IGNORE).sum()
+        return torch.stack([count.to(labels.device), _has_next(batch).sum()]) if self.lm_weight else count
 
     def predict(self, batch: dict[str, Tensor]) -> Tensor:
         """Class ids [B] int64, or for regression numbers [B] float32."""
         logits = self.logits(batch)
         return logits[:, 0] if self.num_labels == 1 else logits.argmax(-1)
+
+
+def check_language_model(config: Any) -> None:
+    """Raise ConfigError where a classifier's trunk cannot also be a language model without weights of its own."""
+    if getattr(config, "architecture", "") != "decoder":
+        raise ConfigError(
+            f"lm_weight: architecture {getattr(config, 'architecture', 'none')} predicts no next token",
+            "set it to 0, or take a decoder",
+        )
+    if not config.tie_embeddings or config.head_transform or config.head_bias:
+        raise ConfigError(
+            "lm_weight: the model's output layer has weights of its own, which fine-tuning does not keep",
+            "set it to 0, or take a model with tie_embeddings, without head_transform and head_bias",
+        )
+
+
+def _has_next(batch: dict[str, Tensor]) -> Tensor:
+    """bool [B, L − 1]: places after which the sequence has another token."""
+    mask = batch.get("attention_mask")
+    ids = batch["input_ids"]
+    return torch.ones_like(ids[:, 1:], dtype=torch.bool) if mask is None else mask[:, 1:].bool()
 
 
 class SpanExtractor(nn.Module):

@@ -10,7 +10,7 @@ from pydantic import Field
 from modeling.config import Config
 from pipelines.graph import Registration
 from tasks.base import Runtime, Task
-from tasks.datasets import LabelledData, needs_corpus
+from tasks.datasets import LabelledData, asks_for_spans, needs_corpus
 from tasks.evaluate import Evaluate
 from tasks.finetune import Finetune, FinetuneLoop
 
@@ -23,6 +23,7 @@ class DownstreamSettings(Config):
     length_tokens: int = Field(128, ge=16, description="longest sequence")
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="how a sequence becomes one vector")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
+    lm_weight: float = Field(0.0, ge=0, description="of the loss on next tokens beside the label's; of a decoder")
     method: Literal["full", "probe"] = Field("full", description="train all weights, or the head's alone")
     train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
     validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
@@ -103,6 +104,7 @@ def finetune_all(
                     model=shape,
                     pooling=settings.pooling,
                     head_dropout=settings.head_dropout,
+                    lm_weight=0.0 if asks_for_spans(task) else settings.lm_weight,
                     method=settings.method,
                     loop=loop,
                     length_tokens=length_tokens,

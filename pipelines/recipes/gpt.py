@@ -1,7 +1,8 @@
 """GPT (Radford et al. 2018): a causal language model with BPE of whole words, fine-tuned from its last token.
 
 `paper` is the published run: 64 sequences of 512 tokens, lr 2.5e-4 with 2,000 steps of warm-up and a cosine to zero,
-100 epochs of BooksCorpus, which is 3 M steps at a billion tokens; then 3 epochs a task at 6.25e-5, warm-up 0.2 %.
+100 epochs of BooksCorpus, which is 3 M steps at a billion tokens; then 3 epochs a task at 6.25e-5, warm-up 0.2 %,
+with half of the language model's loss beside the task's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ SCALES: dict[str, dict[str, Any]] = {
             "seeds": 5,
             "pooling": "last",
             "head_dropout": 0.1,
+            "lm_weight": 0.5,
             "loop": {"epochs": 3, "peak_lr": 6.25e-5, "warmup_share": 0.002, "precision": "bf16"},
         },
         pretrain={

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modeling.errors import ConfigError
 from modeling.heads.base import IGNORE, Trainable, mean_pool
 from modeling.heads.classification import SequenceClassifier, SpanExtractor
 from modeling.heads.language import LanguageModel
-from modeling.transformer import TransformerConfig, preset
+from modeling.transformer import TransformerConfig, hidden_states, preset
 
 VOCABULARY = 70
 CONFIG = TransformerConfig(layers=2, width=32, heads=4, ff_width=48, max_length=16, vocab_size=VOCABULARY)
@@ -91,6 +92,34 @@ def test_classifier_and_regression(pooling):
     loss, count = regression(data)
     assert torch.allclose(loss, ((regression.predict(data) - data["labels"]) ** 2).sum())
     assert count == 4
+
+
+def test_a_classifier_that_goes_on_as_a_language_model():
+    """GPT's fine-tuning: the task's loss, and the next tokens of the whole sequence, padding left out."""
+    config = CONFIG.model_copy(update={"architecture": "decoder", "head_bias": False, "head_transform": False})
+    data = batch()
+    data["labels"] = torch.tensor([0, 2, IGNORE, 1])
+    lengths = torch.tensor([12, 3, 7, 1])
+    data["attention_mask"] = torch.arange(12).expand(4, 12) < lengths[:, None]
+    torch.manual_seed(1)
+    alone = SequenceClassifier(config, 3, "last")
+    both = SequenceClassifier(config, 3, "last", lm_weight=0.5)
+    both.load_state_dict(alone.state_dict())  # it has no weights of its own
+    assert both.parts == (("task", 1.0), ("lm", 0.5))
+    (task, lm), counts = both(data)
+    assert counts.tolist() == [3, 11 + 2 + 6 + 0] == both.count(data).tolist()
+    assert torch.allclose(task, alone(data).loss_sum)
+    logits = hidden_states(alone.transformer, data) @ alone.transformer.tokens.weight.T
+    said = logits[..., : config.vocab_size].log_softmax(-1)
+    expected = -sum(said[b, t, data["input_ids"][b, t + 1]] for b in range(4) for t in range(lengths[b] - 1))
+    assert torch.allclose(lm, expected, rtol=1e-5)
+    for fields, words in (
+        ({"architecture": "encoder"}, "architecture encoder predicts no next token"),
+        ({"tie_embeddings": False}, "output layer has weights of its own"),
+        ({"head_bias": True}, "output layer has weights of its own"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            SequenceClassifier(config.model_copy(update=fields), 3, lm_weight=0.5)
 
 
 def test_spans_stay_inside_the_passage_and_in_order():

@@ -19,6 +19,8 @@ from tasks.downstream.encode import Batches, Encoder, Feature, answer_tokens, be
 from tasks.downstream.spec import Row
 from tasks.evaluate import Evaluate, _load
 from tasks.finetune import Finetune, FinetuneLoop
+from tasks.tokenizer import TOKENIZERS, special_ids
+from tasks.tokenizers.base import TokenizerSettings
 from tests.tasks.small_model import TINY, SomeData, SomeModel, SomeTokenizer, data_folder, tokenizer_folder
 from tests.tasks.stage import digests, run_stage
 
@@ -90,6 +92,39 @@ def test_it_learns_sixteen_examples_and_the_same_seed_gives_the_same_bytes(tmp_p
     assert set(lines[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens"}
     again = evaluate(tmp_path / "again", one, data)
     assert again == score and digests(tmp_path / "score") == digests(tmp_path / "again")
+
+
+def test_a_decoder_goes_on_as_a_language_model_beside_the_task(tmp_path: Path, tokenizer: Path) -> None:
+    data = data_folder(tmp_path / "data", CLASSES, train=class_rows(), validation=class_rows())
+    gpt = TINY.model_copy(update={"architecture": "decoder", "head_bias": False, "head_transform": False})
+    model = tune(tmp_path / "model", data, tokenizer, model=gpt, pooling="last", lm_weight=0.5)
+    first, *_, last = (json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines())
+    assert last["loss_task"] < 0.05  # learnt by heart
+    assert 0.5 * last["loss_lm"] == pytest.approx(last["loss"] - last["loss_task"], rel=1e-3)
+    assert last["loss_lm"] < 0.9 < first["loss_lm"]  # a quarter of it: which number, which colour
+    assert evaluate(tmp_path / "score", model, data)["primary"] == 1.0
+    spans = data_folder(tmp_path / "spans", SPANS, train=span_rows())
+    with pytest.raises(BadConfig, match="lm_weight is for tasks with a label"):
+        tune(tmp_path / "none", spans, tokenizer, model=gpt, lm_weight=0.5)
+
+
+def test_what_parts_two_texts_is_the_tokenizers_own(tmp_path: Path) -> None:
+    """GPT's delimiter, RoBERTa's two ends, BERT's separator, and an end where a tokenizer adds nothing."""
+    pair = [Row("x", "the model", "the data", label=0.0)]
+    for kind, between in (("bpe-words", ["<delimiter>"]), ("bpe", ["</s>", "</s>"]), ("gpt2", ["<|endoftext|>"])):
+        made = TOKENIZERS.load(kind)(["the model the data"] * 9, TokenizerSettings(400, True, 1))
+        folder = tmp_path / kind
+        folder.mkdir()
+        made.save(str(folder / "tokenizer.json"))
+        info = {"vocab_size": made.get_vocab_size(), "special_tokens": special_ids(made)}
+        (folder / "tokenizer-info.json").write_text(json.dumps(info))
+        encoder = Encoder(folder, 16)
+        ids = encoder.texts(pair)[0].ids
+        a, b = (made.encode(text, add_special_tokens=False).ids for text in ("the model", "the data"))
+        parting = [made.token_to_id(token) for token in between]
+        assert ids == [*encoder.begin, *a, *parting, *b, encoder.sep]
+        short = Encoder(folder, len(encoder.begin) + len(parting) + 3).texts(pair)[0].ids
+        assert len(short) == len(encoder.begin) + len(parting) + 3
 
 
 def test_validation_on_the_way_stops_early_and_keeps_the_best(tmp_path: Path, tokenizer: Path) -> None:
