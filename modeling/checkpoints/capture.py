@@ -73,15 +73,21 @@ def names_of_groups(engine: Any) -> list[list[str]]:
 
 
 def _gathered(model: nn.Module, buffers: HostBuffers) -> dict[str, Tensor]:
-    """All weights of a model that ZeRO 3 has partitioned, on rank 0; one at a time is whole on the others."""
+    """All weights of a model that ZeRO 3 has partitioned, on rank 0; one at a time is whole on the others.
+
+    A shared one is there under each of its names, as in a state dict.
+    """
     from deepspeed.runtime.zero import GatheredParameters
 
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
     kept: dict[str, Tensor] = {}
     first = dist.get_rank() == 0
-    for name, parameter in model.named_parameters():
+    for parameter, own in names.items():
         with GatheredParameters([parameter]):
             if first:
-                kept[name] = buffers.copy(parameter.data)
+                kept |= dict.fromkeys(own, buffers.copy(parameter.data))
     if first:
         stored = model.state_dict().keys()
         kept |= {name: buffers.copy(value) for name, value in model.named_buffers() if name in stored}

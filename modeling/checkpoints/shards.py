@@ -66,19 +66,30 @@ def write_state(path: Path, state: Any, stopped: Callable[[], bool]) -> dict[str
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Write tensors as safetensors; {size, crc32}. Raises OSError."""
+    """Write tensors as safetensors, one that has several names under each; {size, crc32}. Raises OSError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(dict(weights), str(path))
+        save_file(apart(weights), str(path))
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))  # it has no other way to say so
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     return settle(path)
+
+
+def apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those that share memory with an earlier one copied: safetensors has no way to say it."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def write_bytes(path: Path, data: bytes) -> dict[str, int]:

@@ -5,6 +5,7 @@ processes, as a reused worker would, and returns rank 0's results. A scenario is
 arguments. Starting a process costs seconds (torch, DeepSpeed), hence the list.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -66,6 +67,8 @@ def train(
     steps: int = 6,
     dropout: float = 0.0,
     preset: str = "modern-tiny",
+    shape: dict[str, Any] | None = None,
+    head: str = "language-model",
     peak_lr: float = 1e-3,
     optimizer: Any = "adamw",
     batch_from: int = 0,
@@ -89,10 +92,11 @@ def train(
 ) -> dict[str, Any]:
     """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
 
+    shape: fields of the model's config beside the preset's. head: of HEADS; what it keeps is what is written.
     placement: further arguments of `engine_config`.
     batch_from: rows of the first step; the batch grows over three full ones.
-    checkpoints: after every step, into `folder/scratch`; in the `background`, whenever one can be written, and the fifth
-        step waits for the first.
+    checkpoints: after every step, into `folder/scratch`; in the `background`, whenever one can be written, and the
+        fifth step waits for the first.
     stop_after: end after so many steps, with a checkpoint, as a cancelled run does.
     die_at_sync: the call of fsync, counted from 1, in which `die_rank` is killed: while a checkpoint is written.
     die_at: the number of the batch before which the rank `die_rank` is killed (SIGKILL), in its first life.
@@ -104,7 +108,7 @@ def train(
     import torch.distributed as dist
 
     from cluster.deepspeed import engine_config
-    from modeling.checkpoint import save_model
+    from modeling.checkpoint import build_model, save_model
     from modeling.errors import TrainingStopped
     from modeling.guard import GuardConfig
     from modeling.heads.language import LanguageModel
@@ -112,13 +116,16 @@ def train(
     from modeling.records import Hooks, Watch
     from modeling.schedule import LoopConfig, batch_size_at
     from modeling.step import rank_rows
-    from modeling.validation import HeldOut
     from modeling.transformer import preset as make_config
+    from modeling.validation import HeldOut
     from tasks.base import Runtime
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = make_config(preset, layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=dropout)
-    config = config.model_copy(update={"max_length": LENGTH})
+    config = config.model_copy(update={"max_length": LENGTH, **(shape or {})})
+    made_batch = functools.partial(
+        global_batch, pairs=pairs, head=head, sides=1 + (config.architecture == "encoder-decoder")
+    )
     loop = LoopConfig(
         steps=steps,
         batch_size=batch_size,
@@ -144,7 +151,7 @@ def train(
                 time.sleep(0.02)
         made[0] = step + 1
         number = batches[step] if batches else step
-        batch = global_batch(number, pairs)
+        batch = made_batch(number)
         if str(number) in (poison or {}):
             batch["input_ids"][BATCH - 2, 3] = poison[str(number)]
         rows = rank_rows(batch_size_at(loop, step), rank, world_size)
@@ -152,7 +159,10 @@ def train(
 
     def once() -> tuple[LanguageModel, Any]:
         torch.manual_seed(0)
-        model = (poisoned(LanguageModel) if poison else LanguageModel)(config, pairs=pairs)
+        if head == "language-model":
+            model = (poisoned(LanguageModel) if poison else LanguageModel)(config, pairs=pairs)
+        else:
+            model = build_model(config, {"name": head, "settings": {}})
         return model, fit(
             model,
             loop,
@@ -180,7 +190,7 @@ def train(
             if watched
             else None,
             # three chunks for two ranks: one of them makes a pass that does not count
-            held_out=HeldOut(3, lambda chunk: global_batch(1000 + chunk, pairs)) if validate_every else None,
+            held_out=HeldOut(3, lambda chunk: made_batch(1000 + chunk)) if validate_every else None,
         )
 
     if die_at_sync and rank == die_rank:
@@ -190,7 +200,7 @@ def train(
     except TrainingStopped as stopped:
         return {"stopped": stopped.step, "notes": notes}
     if rank == 0:
-        save_model(folder / name, model, config)
+        save_model(folder / name, getattr(model, "kept", model), config)
     kept = ("history", "resumed_from", "labels", "updates", "samples", "memory", "step_seconds", "incidents")
     return {**{part: getattr(result, part) for part in kept}, "name": name, "notes": notes}
 
@@ -227,10 +237,11 @@ def first_predictions(model: Any) -> list[int]:
     return model.predict(batch).tolist()
 
 
-def global_batch(step: int, pairs: bool = False) -> dict[str, Any]:
+def global_batch(step: int, pairs: bool = False, head: str = "language-model", sides: int = 1) -> dict[str, Any]:
     """Rows whose share of labels grows from 5 to 60 %, so that every split has unequal counts; some padding.
 
-    With `pairs` a label for each row of the first half but the first: none at all for the second rank.
+    With `pairs` a label for each row of the first half but the first: none at all for the second rank. With two `sides`
+    the decoder reads what the encoder reads.
     """
     import numpy as np
 
@@ -245,6 +256,10 @@ def global_batch(step: int, pairs: bool = False) -> dict[str, Any]:
     if pairs:
         row = np.arange(BATCH)
         batch["pair_labels"] = np.where((row > 0) & (row < BATCH // 2), row % 2, -100)
+    if sides == 2:
+        batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+    if head == "replaced-token-detection":
+        batch |= {"original_ids": ids, "input_ids": np.where(labels >= 0, 4, ids), "uniforms": random.random(ids.shape)}
     return batch
 
 

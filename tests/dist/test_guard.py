@@ -99,7 +99,9 @@ def test_killed_after_a_rollback_it_ends_with_the_same_bytes(ran: Any, tmp_path:
         (NOT_FINITE, {"non_finite": "rollback", "most": 0}, NonFiniteLoss),
     ],
 )
-def test_stopping_names_the_step_and_its_samples(tmp_path: Path, poison: int, guard: dict[str, Any], error: Any) -> None:
+def test_stopping_names_the_step_and_its_samples(
+    tmp_path: Path, poison: int, guard: dict[str, Any], error: Any
+) -> None:
     with pytest.raises(error, match="at step 10") as caught:
         train(tmp_path, name="stopped", poison={"9": poison}, guard=guard, checkpoints=True, **RUN)
     assert caught.value.step == 9

@@ -1,7 +1,5 @@
 """Every optimizer goes on from a checkpoint with the bytes of a run that was not interrupted, growing batches too."""
 
-
-
 import pytest
 import torch
 
