@@ -51,7 +51,9 @@ def test_steps_that_overflow_are_skipped_recorded_and_part_of_a_checkpoint(monke
     found = train(tmp_path / "found", name="model", **run)
     skipped = column(found, "skipped_steps")
     assert 1 <= skipped[-1] < 6, "some steps overflow, and some do not"
-    assert [n is None for n in column(found, "grad_norm")] == [b > a for a, b in zip([0, *skipped], skipped, strict=False)]
+    assert [n is None for n in column(found, "grad_norm")] == [
+        b > a for a, b in zip([0, *skipped], skipped, strict=False)
+    ]
     assert column(found, "loss_scale") == [TOO_LARGE / 2**n for n in skipped]
     train(tmp_path, name="model", checkpoints=True, **run)
     again = train(tmp_path, name="model", checkpoints=True, **run)
