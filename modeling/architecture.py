@@ -237,18 +237,17 @@ def generator_config(config: TransformerConfig) -> TransformerConfig:
     share = config.generator_share
     heads = max(1, round(config.heads * share))
     width = max(heads, round(config.width * share / heads) * heads)
-    return config.model_copy(
-        update={
-            "width": width,
-            "heads": heads,
-            "head_size": 0,
-            "ff_width": max(1, round(config.ff_width * share)),
-            "embedding_width": config.token_width,
-            "tie_embeddings": True,
-            "head_transform": True,
-            "head_bias": True,
-        }
-    )
+    own = {
+        "width": width,
+        "heads": heads,
+        "head_size": 0,
+        "ff_width": max(1, round(config.ff_width * share)),
+        "embedding_width": config.token_width,
+        "tie_embeddings": True,
+        "head_transform": True,
+        "head_bias": True,
+    }
+    return section(TransformerConfig, {name: getattr(config, name) for name in TransformerConfig.model_fields} | own)
 
 
 CONFIGS = Registry(

@@ -85,20 +85,25 @@ def load_model(folder: Path) -> Any:
 def load_weights(model: nn.Module, folder: Path) -> list[str]:
     """Copy a saved model's weights into `model`, by name; returns the names of `model` that it does not have.
 
-    The trunk must be there whole; a head that the saved model lacks keeps its new weights.
+    The trunk must be there whole; a head that the saved model lacks keeps its new weights. A model that keeps only a
+    part of itself (`kept_prefix`: ELECTRA's discriminator) goes on with that part, and with what others share with it.
 
     Raises ConfigError for a tensor of another shape, or a trunk that is not whole.
     """
-    found = _weights(folder)
+    prefix = getattr(model, "kept_prefix", "")
+    found = {prefix + name: value for name, value in _weights(folder).items()}
     own = model.state_dict()
     missing = [name for name in own if name not in found]
     for name, value in own.items():
-        trunk = name.startswith("transformer.")
+        trunk = name.startswith(f"{prefix}transformer.")
         if (name in found and found[name].shape != value.shape) or (trunk and name in missing):
             shape = tuple(found[name].shape) if name in found else "nothing"
-            raise ConfigError(f"{folder / WEIGHTS}: {name} is {shape}, the model expects {tuple(value.shape)}")
+            raise ConfigError(
+                f"{folder / WEIGHTS}: {name.removeprefix(prefix)} is {shape}, the model expects {tuple(value.shape)}"
+            )
+    taken = {own[name].data_ptr() for name in own if name in found}
     model.load_state_dict({name: found[name] for name in own if name in found}, strict=False)
-    return missing
+    return [name for name in missing if own[name].data_ptr() not in taken]
 
 
 def load_transformer(folder: Path, into: Any) -> None:

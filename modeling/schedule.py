@@ -60,7 +60,7 @@ class LoopConfig(Config):
     patience: int = Field(0, ge=0, description="stop early after so many validations that are no better; 0: never")
     min_delta: float = Field(0.0, ge=0, description="what a validation loss must be lower by to be better, nats")
     keep: Literal["last", "best"] = Field("last", description="weights to keep: after the last step, or the best ones")
-    seed: int = Field(0, ge=0, description="of the weights' initialisation and of dropout")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of the weights' initialisation and of dropout")
     guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="before")
@@ -85,6 +85,11 @@ class LoopConfig(Config):
             raise ConfigError(
                 f"warmup_steps {self.warmup_steps} is more than steps {self.steps}",
                 "the learning rate would never reach its peak: lower warmup_steps",
+            )
+        if self.tokens and self.warmup_tokens > self.tokens:
+            raise ConfigError(
+                f"warmup_tokens {self.warmup_tokens} is more than tokens {self.tokens}",
+                "the learning rate would never reach its peak: lower warmup_tokens",
             )
         ramp = any(getattr(self, name) for name in BATCH_WARMUPS)
         if ramp != bool(self.batch_warmup_from) or self.batch_warmup_from > self.batch_size:

@@ -96,7 +96,7 @@ def predict(
         network.eval()
         for low in range(0, len(order), batch_size):
             part = [features[i] for i in order[low : low + batch_size]]
-            arrays = collate(part, kind, encoder.pad, bool(getattr(network.config, "token_types", 0)))
+            arrays = collate(part, kind, encoder.pad, getattr(network.config, "token_types", 0) > 1)
             batch = {name: torch.from_numpy(value) for name, value in arrays.items()}
             with torch.inference_mode():
                 if kind != "span":

@@ -201,7 +201,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     train_rows = read_rows(Path(payload["data"]) / "train.parquet")
     encoder = Encoder(out, head["length_tokens"])
     features = _features(train_rows, encoder, head)
-    token_types = bool(getattr(config, "token_types", 0))
+    token_types = getattr(config, "token_types", 0) > 1
     model = build(config, head, seed, payload["head_dropout"], payload["lm_weight"])
     if payload["init"] is not None:
         load_transformer(Path(payload["init"]), model.transformer)

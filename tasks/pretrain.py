@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData
-from modeling.architecture import AnyModel, preset
+from modeling.architecture import AnyModel, generator_config, preset
 from modeling.heads import HEADS
 from modeling.optimizers.settings import check_stage
 from modeling.schedule import LoopConfig
@@ -67,7 +67,7 @@ class Pretrain(Task):
     judge: Examples | None = Field(
         None, description="validate on these held-out examples instead: the same for runs that are to be compared"
     )
-    seed: int = Field(0, ge=0, description="of the samples' order and masks; weights start from loop.seed")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of the samples' order and masks; weights start from loop.seed")
     validation_sequences: int = Field(2000, ge=1, description="sequences of the validation loss, at most")
 
     @model_validator(mode="before")
@@ -86,6 +86,13 @@ class Pretrain(Task):
                 check_loop(self.loop, field)
         if self.model is None and self.init is None:
             raise BadConfig("pretrain: neither init nor model is given", "name a model to go on from, or a shape")
+        smallest = self.loop.batch_warmup_from or self.loop.batch_size
+        if smallest < self.runtime.workers:
+            name = "batch_warmup_from" if self.loop.batch_warmup_from else "batch_size"
+            raise BadConfig(
+                f"pretrain.{name} is {smallest}, less than the {self.runtime.workers} workers of placement",
+                "raise it, or set placement.workers lower",
+            )
         if isinstance(objective, ObjectiveSettings) and self.model is not None:
             fits(objective, int(self.examples.length_tokens), self.model)  # type: ignore[attr-defined]
         return self
@@ -147,6 +154,24 @@ def fits(objective: ObjectiveSettings, length_tokens: int, model: Any) -> None:
             f"objective {objective.kind!r} does not fit model.architecture {model.architecture!r}",
             f"it trains {' or '.join(objective.architectures)}",
         )
+    positions = getattr(model, "positions", "")
+    if objective.kind == "permutation" and positions != "transformer-xl":
+        raise BadConfig(
+            f"objective 'permutation' needs model.positions 'transformer-xl', found {positions!r}",
+            "take a preset such as xlnet-base, or another objective",
+        )
+    if objective.kind == "rtd":
+        if positions == "transformer-xl":
+            raise BadConfig(
+                "objective 'rtd' shares embeddings of positions, and model.positions 'transformer-xl' has none",
+                "set model.positions to learned, relative or rotary",
+            )
+        generator_config(model)  # raises where there is no such generator
+    if getattr(objective, "pairs", "none") != "none" and getattr(model, "token_types", 0) == 1:
+        raise BadConfig(
+            f"objective {objective.kind!r} has pairs of segments, model.token_types is 1",
+            "set model.token_types=2, or 0 for none",
+        )
     inputs, targets = objective.lengths(length_tokens)
     joined = objective.paired and model.architecture != "encoder-decoder"
     longest = objective.joint_length(length_tokens) if joined else max(inputs, targets)
@@ -168,6 +193,11 @@ def shape_of(model: Any, init: Artifact | None, vocab_size: int, stage: str) -> 
     from modeling.checkpoint import load_config
 
     config = load_config(init.path)
+    if vocab_size > config.vocab_size:
+        raise BadConfig(
+            f"{stage}: the tokenizer has {vocab_size} tokens, init has embeddings of {config.vocab_size}",
+            "give the tokenizer that init was trained with",
+        )
     if model is not None:
         own, found = model.with_vocabulary(vocab_size).model_dump(), config.model_dump()
         changed = [f"{name} {own[name]!r} (init: {found.get(name)!r})" for name in own if own[name] != found.get(name)]
@@ -199,8 +229,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     reader = ExampleReader(folder, "train", payload["seed"], architecture)
     torch.manual_seed(loop.seed)
     model = build_model(config, head)
-    if payload["init"] is not None:
-        load_weights(model, Path(payload["init"]))
+    new = load_weights(model, Path(payload["init"])) if payload["init"] is not None else []
 
     def draw(positions: Any) -> dict[str, Any]:
         pairs = reader.at(positions)
@@ -269,6 +298,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "budget": budget,
         "seed": payload["seed"],
         "init": "random" if payload["init"] is None else "pretrained",
+        "not_in_init": new,  # weights that began anew all the same
         "length_tokens": reader.length,
         "objective": reader.info["objective"],
         "parameters": parameters,

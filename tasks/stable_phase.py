@@ -27,6 +27,11 @@ def check_loop(loop: Any, field: str) -> None:
     """Raise BadConfig where another length would change more than the length."""
     if loop.schedule != "wsd":
         raise BadConfig(f"pretrain: {field} with schedule={loop.schedule}", "set schedule=wsd: it has a stable phase")
+    if loop.patience:
+        raise BadConfig(
+            f"pretrain: {field} with patience {loop.patience}: an early stop leaves out the decay",
+            "set pretrain.patience=0",
+        )
     if loop.wall_minutes:
         raise BadConfig(f"pretrain: {field} with wall_minutes", "give the budget in steps, tokens or FLOPs")
     if loop.warmup_share:

@@ -69,7 +69,7 @@ class ReplacedTokenDetection(nn.Module):
     def for_objective(cls, config: TransformerConfig, settings: Mapping[str, Any]) -> ReplacedTokenDetection:
         return cls(config)
 
-    kept_head = "discriminator"
+    kept_head, kept_prefix = "discriminator", "discriminator."
 
     @property
     def kept(self) -> Discriminator:

@@ -63,7 +63,7 @@ class PretrainingConfig(CorpusConfig):
     downstream: tuple[Annotated[str, DOWNSTREAM], ...] = Field((), description="tasks to fine-tune on")
     downstream_dir: str = Field("", description="folder with the tasks' files (GLUE's layouts)")
     scale: Scale = Field("cpu", description="size and budget together")
-    seed: int = Field(0, ge=0, description="of the weights and the samples' order and masks")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of the weights and the samples' order and masks")
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokenizer_from: Annotated[ImportSettings, BeforeValidator(_from)] = Field(
         ImportSettings(), description="use this tokenizer, trained elsewhere: tokenizer_from=folder"
@@ -119,7 +119,7 @@ def pretraining_pipeline(c: Any, *, directory: str, register: str) -> Pipeline:
         tokenizer=tokenizer,
         init=start,
         model=shape,
-        loop=c.pretrain,
+        loop=c.pretrain if "seed" in c.pretrain.model_fields_set else c.pretrain.model_copy(update={"seed": c.seed}),
         seed=c.seed,
         runtime=c.placement,
     )

@@ -36,7 +36,7 @@ class QuickstartConfig(CorpusConfig):
 
     corpus: AnyCorpus = Field("installed-docs", description="installed-docs, or files of your own, or components")
     downstream: tuple[Annotated[str, DOWNSTREAM], ...] = ("docs-library", "docs-parameter-type", "docs-acceptability")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of the weights and the samples' order and masks")
     ingest: IngestSettings = IngestSettings()  # type: ignore[valid-type]
     tokenizer: TokenizerSettings = TokenizerSettings()  # type: ignore[valid-type]
     # A mask rate of 0.2 gives a third more labels a step than 0.15 and costs such a small model nothing.

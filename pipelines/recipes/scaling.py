@@ -172,7 +172,7 @@ class ScalingConfig(CorpusConfig):
     families: tuple[Family, ...] = Field(("decoder", "encoder", "encoder-decoder"), min_length=1)
     variants: dict[str, VariantSettings] = Field({}, description="sweeps by name, instead of those of families")
     scale: Scale = Field("cpu", description="budgets and sizes together")
-    seed: int = Field(0, ge=0, description="of the weights and the samples' order and masks")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of the weights and the samples' order and masks")
     ladder: Ladder = Ladder()
     stopping: Stopping = Stopping()
     tokenizer: TokenizerSettings = TokenizerSettings()

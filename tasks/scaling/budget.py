@@ -154,7 +154,8 @@ def exponent(law: Law) -> float:
 def over_trained(law: Law, flops: float) -> list[dict[str, float]]:
     """Smaller models trained longer, to the loss of the optimal one.
 
-    `pays_after_tokens`: generated or read tokens (2·N FLOPs each) after which the smaller model was cheaper in all.
+    `pays_after_tokens`: generated or read tokens after which the smaller model was cheaper in all; each costs a third
+    of a training token's FLOPs, which are `law.flops_factor` · N.
     """
     best, _ = law.optimum(flops)
     target = law.optimal_loss(flops)
@@ -162,7 +163,7 @@ def over_trained(law: Law, flops: float) -> list[dict[str, float]]:
     for share in SHRINK:
         params = float(share * best)
         tokens = float(law.tokens_for(params, target))
-        cost = 6 * params * tokens
+        cost = law.flops_factor * params * tokens
         if not cost <= DEAREST * flops:
             break
         out.append(
@@ -173,7 +174,7 @@ def over_trained(law: Law, flops: float) -> list[dict[str, float]]:
                 "flops": cost,
                 "extra_compute": cost / flops - 1,
                 "loss": float(target),
-                "pays_after_tokens": float((cost - flops) / (2 * (best - params))),
+                "pays_after_tokens": float((cost - flops) / (law.flops_factor / 3 * (best - params))),
             }
         )
     return out

@@ -192,9 +192,11 @@ def law_from(found: Mapping[str, Any], approach: str = "3", source: str = "") ->
         values = {"k_N": float(params["k_N"]), "exponent_N": float(part["exponent_N"])}
     draws = _draw(values, part.get("covariance"))
     factor = float(part.get("flops_factor", 6.0))
+    counted = {"counts": str(part["counts"])} if "counts" in part else {}
     return Law(
-        f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"), flops_factor=factor
-    )
+        f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"), flops_factor=factor,
+        **counted,
+    )  # fmt: skip
 
 
 def _draw(values: Mapping[str, float], found: Mapping[str, Any] | None) -> dict[str, np.ndarray]:

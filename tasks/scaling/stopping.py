@@ -84,12 +84,18 @@ def _spent(
         own = float(made[n]["metrics"].get("training_flops", 0.0))
         flops += own - (1 - decay_share) * before.get(rungs[n].width, 0.0)
         before[rungs[n].width] = own
-    minutes = sum(float(made[n].get("timings", {}).get("seconds", 0.0)) for n in wanted) / 60
+    minutes = sum(float(made[n].get("timings", {}).get("seconds", 0.0)) * _cores(made[n]) for n in wanted) / 60
     if stopping.most_flops and flops >= stopping.most_flops:
         return f"{flops:.3g} FLOPs are spent, the budget was {stopping.most_flops:.3g}"
     if stopping.most_core_minutes and minutes >= stopping.most_core_minutes:
         return f"{minutes:.1f} core-minutes are spent, the budget was {stopping.most_core_minutes:g}"
     return ""
+
+
+def _cores(manifest: Mapping[str, Any]) -> float:
+    """What a stage ran on: of each worker its own."""
+    placement = manifest.get("placement") or {}
+    return float(placement.get("workers", 1)) * float(placement.get("cpus", 1))
 
 
 def _known(

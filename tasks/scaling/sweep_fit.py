@@ -22,6 +22,8 @@ from tasks.scaling.ladder import FEWEST_RUNS, Ladder, nearest_width
 
 Measure = Literal["validation_loss", "validation_bits_per_byte"]
 UNITS = {"validation_loss": "nats per label", "validation_bits_per_byte": "bits per byte"}
+COUNTS = {"total": "all parameters", "non_embedding": "parameters without embeddings"}
+"""How a law says what its N counts (`tasks.scaling.laws.Law.counts`)."""
 LAWS = ("3", "2", "1")
 """Approaches that can say a next run; the first of those that know the optimum's exponent equally well does."""
 FRESH_EPOCHS = 4
@@ -79,6 +81,7 @@ class FitScaling(Task):
         fit = json.loads(json.dumps(as_json(points, found, refused), default=float))
         for part in fit.values():
             part.pop("file", None)  # the place of a work folder
+            part["counts"] = COUNTS[self.counts]
         _write(ctx.out / "fit.json", fit)
         (ctx.out / "plots").mkdir()
         for name, picture in pictures(points, found):

@@ -14,6 +14,7 @@ from pipelines import run
 from pipelines.config import find_recipe, resolve
 from pipelines.recipes import RECIPES
 from pipelines.recipes.scale import dial
+from tasks.pretrain import Pretrain
 
 PRETRAINING = [name for name in RECIPES if name not in ("quickstart", "tokenizers", "scaling")]
 TINY = [
@@ -37,6 +38,15 @@ def test_every_scale_is_a_pipeline(name: str, scale: str) -> None:
     config = resolve(recipe, ["corpus=installed-docs", f"scale={scale}"])
     names = [task.stage or task.name for task in recipe.build(config).roots()]
     assert "pretrain" in names and config.pretrain.peak_lr > 0
+
+
+@pytest.mark.parametrize("name", [*PRETRAINING, "quickstart"])
+def test_one_seed_is_of_weights_and_samples(name: str) -> None:
+    """`seed` is of both; `pretrain.seed` of the weights alone."""
+    recipe, corpus = find_recipe(name), [] if name == "quickstart" else ["corpus=installed-docs"]
+    for words, expected in (([], (0, 0)), (["seed=7"], (7, 7)), (["seed=7", "pretrain.seed=3"], (7, 3))):
+        roots = recipe.build(resolve(recipe, [*corpus, *words])).roots()
+        assert {(task.seed, task.loop.seed) for task in roots if isinstance(task, Pretrain)} == {expected}
 
 
 def test_one_dial_gives_the_rest() -> None:
@@ -124,6 +134,12 @@ def test_a_model_goes_to_the_hub_and_back_into_a_run(
         ("bert", ["model=bert-mnii"], "did you mean 'bert-mini'"),
         ("bert", ["objective.span_boundary=true"], "span_boundary needs unit span"),
         ("bert", ["init=/nowhere"], "/nowhere"),
+        ("bert", ["pretrain.batch_size=1", "placement.workers=2"], "pretrain.batch_size is 1, less than the 2 workers"),
+        ("bert", ["model.token_types=1", "objective.pairs=nsp", "objective.documents_apart=false"], "token_types is 1"),
+        ("bert", ["pretrain.tokens=100000", "pretrain.warmup_tokens=10000000"], "warmup_tokens 10000000 is more than"),
+        ("xlnet", ["model.positions=rotary"], "needs model.positions 'transformer-xl', found 'rotary'"),
+        ("xlnet", ["model=bert-mini"], "needs model.positions 'transformer-xl', found 'learned'"),
+        ("electra", ["model=xlnet-base"], "'transformer-xl' has none"),
         ("bert", ["init=/nowhere", "tokenizer_from=/there"], "brings its own tokenizer"),
         ("bert", ["tokenizer_from.sorce=/there"], "did you mean 'source'"),
     ],

@@ -13,10 +13,10 @@ from cluster.errors import BadConfig, Cancelled
 from modeling.architecture import preset
 from modeling.checkpoint import load_model
 from modeling.schedule import LoopConfig
-from tasks.base import Runtime
+from tasks.base import Artifact, Runtime
 from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
-from tasks.pretrain import Pretrain
+from tasks.pretrain import Pretrain, shape_of
 from tasks.tokenizer import TrainTokenizer
 from tasks.training import TOKENIZER_FILES
 from tests.tasks.jobs import make_job, torchrun
@@ -145,10 +145,27 @@ def test_cancelled_and_continued_gives_the_same_files(plain, inputs, tmp_path):
 def test_mismatches_are_refused_before_anything_runs(inputs, tmp_path):
     with pytest.raises(BadConfig, match="examples have 24 tokens, model.max_length is 16"):
         task(model=preset("modern-tiny", max_length=16))
-    with pytest.raises(BadConfig, match="'mlm' does not fit model.architecture 'decoder'; it trains encoder|mlm"):
+    with pytest.raises(BadConfig, match=r"'mlm' does not fit model.architecture 'decoder'\n  it trains encoder$"):
         task(model=preset("modern-tiny", architecture="decoder"))
     with pytest.raises(BadConfig, match="neither init nor model"):
         task(model=None)
+    with pytest.raises(BadConfig, match="pretrain.batch_size is 16, less than the 17 workers"):
+        task(runtime=Runtime(workers=17))
+    with pytest.raises(BadConfig, match="keep_stable with patience 3"):
+        task(loop=LoopConfig(steps=40, schedule="wsd", validate_every_steps=5, patience=3), keep_stable=True)
+    made = {"corpus": CORPUS, "tokenizer": TOKENIZER, "length_tokens": 24}
+    pairs = MakeExamples(**made, objective={"kind": "mlm", "pairs": "nsp"})
+    with pytest.raises(BadConfig, match="pairs of segments, model.token_types is 1"):
+        task(examples=pairs, model=SHAPE.model_copy(update={"token_types": 1}))
+    for kind, fields, words in (
+        ("permutation", {}, "needs model.positions 'transformer-xl', found 'rotary'"),
+        ("rtd", {"positions": "transformer-xl", "norm_placement": "post"}, "'transformer-xl' has none"),
+    ):
+        examples = MakeExamples(**made, objective={"kind": kind})
+        with pytest.raises(BadConfig, match=words):
+            task(examples=examples, model=SHAPE.model_copy(update=fields))
+    with pytest.raises(ValueError, match="warmup_tokens 200 is more than tokens 100"):
+        LoopConfig(tokens=100, warmup_tokens=200)
     other = tmp_path / "tokenizer"
     other.mkdir()
     (other / "tokenizer-info.json").write_text(json.dumps({"vocab_size": 77}))
@@ -167,6 +184,8 @@ def test_going_on_from_a_model_begins_where_it_ended(plain, inputs, tmp_path):
     found = run_stage(more, tmp_path / "more", init=plain.out, **inputs)
     assert math.isclose(found.metrics["validation_loss"], plain.metrics["validation_loss"], rel_tol=1e-4)
     assert json.loads((found.out / "training.json").read_text())["init"] == "pretrained"
+    with pytest.raises(BadConfig, match=r"the tokenizer has 500 tokens, init has embeddings of"):
+        shape_of(None, Artifact("k", "model", plain.out, {}, {}, {}), 500, "pretrain")
     with pytest.raises(BadConfig, match=r"model differs from init in layers 3 \(init: 2\)"):
         other = task(init=SomeModel(), model=SHAPE.model_copy(update={"layers": 3}), loop=loop)
         run_stage(other, tmp_path / "other", init=plain.out, **inputs)

@@ -219,6 +219,10 @@ def test_a_budget_of_time():
     first = [n for n, rung in enumerate(planned) if rung.line == 0]
     found = decide(planned, made(planned, first), most_core_minutes=len(first), exponent_interval=0)
     assert len(found) == len(planned) - len(first)
+    one = made(planned, first)
+    assert decide(planned, one, most_core_minutes=8 * len(first), exponent_interval=0, prune_below=0) == {}
+    eight = {n: {**manifest, "placement": {"workers": 2, "cpus": 4}} for n, manifest in one.items()}
+    assert decide(planned, eight, most_core_minutes=8 * len(first), exponent_interval=0, prune_below=0)
 
 
 def test_sizes_beside_the_valley_are_left_out():
