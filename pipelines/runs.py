@@ -36,6 +36,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "run"
 
 
+def check_name(name: str) -> None:
+    """Raise BadConfig unless a run can have that name."""
+    if not NAME.match(name):
+        raise BadConfig(f"{name!r} cannot be a run's name", "use lower-case letters, digits, dots and dashes")
+
+
 def new_name(recipe: str) -> str:
     """A run's name: recipe, date and time (UTC), and where in that second it began, in 65,536ths.
 
@@ -84,14 +90,26 @@ class RunRecord:
         return f"runs/{self.name}"
 
     @classmethod
-    def create(cls, store: Store, name: str, info: dict[str, Any], stages: Mapping[str, dict[str, Any]]) -> RunRecord:
-        """A new record in state `running`."""
-        if not NAME.match(name):
-            raise BadConfig(f"{name!r} cannot be a run's name", "use lower-case letters, digits, dots and dashes")
+    def create(
+        cls,
+        store: Store,
+        name: str,
+        info: dict[str, Any],
+        stages: Mapping[str, dict[str, Any]],
+        *,
+        over: RunRecord | None = None,
+    ) -> RunRecord:
+        """A new record in state `running`; it takes the place of `over`, which was submitted.
+
+        Raises:
+            BadConfig: `name` cannot be one, or a run of that name exists.
+        """
+        check_name(name)
         status = {"state": "running", "beat": 0, "started": time.time(), "sessions": 1, "stages": dict(stages)}
         status["driver"] = driver_facts()
         record = cls(store, name, {"name": name, "order": list(stages), **info}, status)
-        store.write_json(f"{record.folder}/run.json", record.info)
+        if not store.write_json(f"{record.folder}/run.json", record.info, create=over is None):
+            raise BadConfig(f"a run {name} has begun meanwhile", "choose another --name, or leave it out")
         record.write(force=True)
         store.write_json(f"plans/{info['plan']}.json", {"run": name})
         return record

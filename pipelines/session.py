@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,8 +20,9 @@ from cluster.errors import BadConfig, Unreachable
 from cluster.store import Store
 from pipelines.code import ROOT, CodeIndex
 from pipelines.graph import Graph, Pipeline
+from pipelines.opening import earlier_run, open_record
 from pipelines.plan import Plan
-from pipelines.runs import RunRecord, known_keys, new_name, newest_of_plan, plan_id, remember_keys
+from pipelines.runs import RunRecord, known_keys, remember_keys
 
 DEFAULT_STORE = "./runs"
 TRACKING_OFF = "off"
@@ -128,7 +127,8 @@ def run(
         force: stages to make again. only: stages to make, with what they need.
         keep_going: after a failure, go on with what does not depend on it.
         check_memory: refuse training that is predicted not to fit into its worker's memory.
-        name: the run's name; made from `recipe` and the time by default.
+        name: the run's name; made from `recipe` and the time by default. A run of that name and the same plan is
+            continued.
 
     Raises:
         UserError: a wrong call, an unreachable store, cluster or tracking server. A stage that fails
@@ -156,31 +156,23 @@ def run(
 def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Result:
     store = store or Store(request.store)
     plan = make_plan(request, store)
-    before = (
-        newest_of_plan(store, plan_id(request.recipe, plan.keys()))
-        if request.name is None
-        else _named(store, request.name)
-    )
-    if not plan.to_run and (before is None or before.state() == "done") and not request.name:
+    before = earlier_run(request, store, plan)
+    new = before is None and request.name is not None  # a name that is not there yet is wanted for itself
+    if not plan.to_run and not new and (before is None or before.state() == "done"):
         watcher.planned(plan, before, False)
         remember_keys(store, request.recipe, plan.keys())
         artifacts = {name: step.manifest for name, step in plan.steps.items() if step.manifest}
         return Result(before.name if before else "", "nothing", before, artifacts, store, _report_of(before))
-    resumed = before is not None and before.state() not in ("done", "running")
-    if before is not None and before.state() == "running" and request.name:
-        raise BadConfig(f"run {before.name} is at work already", "wait for it, or `triptych cancel` it")
     with contextlib.ExitStack() as joined:
         if request.check_memory:
             from pipelines.memory_check import check_memory
 
             check_memory(plan, request.address, joined, **_connecting(request))
-        return _carry_out(request, watcher, store, plan, before, resumed)
+        return _carry_out(request, watcher, store, plan, before)
 
 
-def _carry_out(
-    request: Request, watcher: Watcher, store: Store, plan: Plan, before: RunRecord | None, resumed: bool
-) -> Result:
-    """Run a plan, as a new run or (`resumed`) as the one `before`."""
+def _carry_out(request: Request, watcher: Watcher, store: Store, plan: Plan, before: RunRecord | None) -> Result:
+    """Run a plan, as a new run or as the one `before`."""
     from pipelines.tracked import Tracked
 
     try:
@@ -190,35 +182,7 @@ def _carry_out(
             f"the store {store.url} cannot be written: {error.strerror or error}", "choose another --store"
         ) from None
     tracked = Tracked.open(request.tracking, store, request.recipe)  # an unreachable server stops us here
-    stages = {
-        name: {"state": "pending", "task": s.node.identity.task, "key": s.node.key, "inputs": s.node.parents}
-        for name, s in plan.steps.items()
-    }
-    if resumed and before is not None:
-        record = before
-        record.status["stages"] = {
-            n: {**entry, **{k: v for k, v in record.status["stages"].get(n, {}).items() if k in KEPT}}
-            for n, entry in stages.items()
-        }
-        record.reopen()
-    else:
-        info = {
-            "recipe": request.recipe,
-            "label": request.label,
-            "config": request.config,
-            "words": list(request.words),
-            "file": request.file,
-            "plan": plan_id(request.recipe, plan.keys()),
-            "command": shlex.join(["triptych", *sys.argv[1:]]) if request.label else "",
-            "store": store.url,
-            "tracking": tracked.public_uri,
-            "address": request.address,
-            "submitted": os.environ.get("TRIPTYCH_SUBMITTED"),
-            "import_paths": [str(p) for p in request.import_paths],
-            "git": git_commit(),
-            "plan_steps": plan.as_json()["stages"] if len(plan.steps) <= 2000 else [],
-        }
-        record = RunRecord.create(store, request.name or new_name(request.recipe), info, stages)
+    record, resumed = open_record(request, store, plan, before, tracked.public_uri)
     watcher.planned(plan, record, resumed)
     state = "failed"
     try:
@@ -231,14 +195,6 @@ def _carry_out(
     artifacts = store.manifests(plan.keys().values())
     by_name = {name: artifacts[key] for name, key in plan.keys().items() if key in artifacts}
     return Result(record.name, state, record, by_name, store, _report_of(record), tracked.facts())
-
-
-KEPT = ("mlflow_run", "decisions")
-"""What a continued run keeps of a stage's record."""
-
-
-def _named(store: Store, name: str) -> RunRecord | None:
-    return RunRecord.load(store, name) if store.exists(f"runs/{name}/run.json") else None
 
 
 def _execute(request: Request, store: Store, plan: Plan, record: RunRecord, tracked: Any, watcher: Watcher) -> str:
@@ -359,22 +315,6 @@ def _report_of(record: RunRecord | None) -> str | None:
         return None
     root = record.store.local_root
     return str(Path(root) / name) if root is not None else f"{record.store.url.rstrip('/')}/{name}"
-
-
-def git_commit() -> dict[str, Any] | None:
-    """The commit of the code and whether the tree differs from it; None outside a checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(ROOT), "log", "-1", "--format=%H"], capture_output=True, text=True, timeout=5
-        )
-        if found.returncode:
-            return None
-        dirty = subprocess.run(
-            ["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
-        )
-        return {"commit": found.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def default_tracking(store: Store) -> str:
