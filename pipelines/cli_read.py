@@ -15,6 +15,7 @@ def recipes(
 ) -> None:
     """List the recipes, or the settings of one with their defaults."""
     from pipelines.config import find_recipe
+    from pipelines.listing import settings
     from pipelines.recipes import RECIPES
 
     if name is None:
@@ -25,35 +26,24 @@ def recipes(
             for n, text in rows.items():
                 typer.echo(f"{n:<14}{text}")
         return
-    kind, _ = find_recipe(name).section()
-    settings = list(_settings(kind))
+    found = list(settings(find_recipe(name)))
     if json:
-        show_json({path: {"type": t, "default": d, "help": h} for path, t, d, h in settings})
+        show_json({s.path: {"type": s.type, "default": s.default, "help": s.help} for s in found})
         return
-    for path, type_, default, text in settings:
-        shown = "" if default is None else f" = {default}"
-        typer.echo(f"{path}{shown}  ({type_}){'  ' + text if text else ''}")
+    for s in found:
+        default = "" if s.default is None else f" = {_as_typed(s.default)}"
+        typer.echo(f"{s.path}{default}  ({s.type}){'  ' + s.help if s.help else ''}")
+
+
+def _as_typed(value: Any) -> str:
+    """A value as it stands after `key=` on the command line."""
+    import json
+
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def _first_line(text: str | None) -> str:
     return (text or "").strip().splitlines()[0] if text else ""
-
-
-def _settings(kind: Any, path: str = "") -> Any:
-    from pydantic import BaseModel
-    from pydantic_core import PydanticUndefined
-
-    for name, field in kind.model_fields.items():
-        where = f"{path}{name}"
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _settings(annotation, f"{where}.")
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "")
-        if "[" in str(annotation):
-            shown = str(annotation).replace("typing.", "")
-        yield where, shown, None if default is PydanticUndefined else default, field.description or ""
 
 
 def status(

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic_core import PydanticUndefined
 
 from cluster.errors import BadConfig, UserError
 from modeling.config import Config
@@ -167,17 +168,39 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = No
         _merge(given, _read_yaml(file))
     for word in overrides:
         _merge(given, parse_word(word))
-    scaled = getattr(kind, "scaled", None)
+    base = _base(kind, given.get("scale"))
+    _give_way(kind, base, given)
+    _merge(base, given)
+    return validate(kind, base)
+
+
+def defaults(recipe: Recipe) -> dict[str, Any]:
+    """The fields that have a value without any word of the user, sections as instances."""
+    kind, _ = recipe.section()
+    found, base = {}, _base(kind, None)
+    for name, field in kind.model_fields.items():
+        value = base[name] if name in base else field.get_default(call_default_factory=True)
+        if value is not PydanticUndefined:
+            of: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            try:
+                found[name] = TypeAdapter(of).validate_python(value)
+            except ValidationError as error:
+                raise BadConfig(
+                    f"recipe {recipe.label}: {name}: {_message(error, None)}", "correct its default"
+                ) from None
+    return found
+
+
+def _base(kind: type[Config], scale: Any) -> dict[str, Any]:
+    """What stands under the user's words: the recipe's own defaults of sections, then its values of the scale."""
     base: dict[str, Any] = {}
     for name, field in kind.model_fields.items():  # what a recipe's own defaults set stays under a partial override
         if isinstance(field.default, BaseModel):
             base[name] = field.default.model_dump(exclude_unset=True)
-    if scaled is not None:
-        scale = given.get("scale", kind.model_fields["scale"].get_default())
+    if (scaled := getattr(kind, "scaled", None)) is not None:
+        scale = kind.model_fields["scale"].get_default() if scale is None else scale
         _merge(base, scaled(scale) if isinstance(scale, str) else {})
-    _give_way(kind, base, given)
-    _merge(base, given)
-    return validate(kind, base)
+    return base
 
 
 def _give_way(kind: type[BaseModel], base: dict[str, Any], given: Mapping[str, Any]) -> None:
