@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from modeling.heads.base import parts_of
+from modeling.padding import MASKS, trimmed
 from modeling.precision import LossScale
 from modeling.schedule import LoopConfig, batch_size_at, first_sample
 from modeling.step_clock import StepClock
@@ -125,7 +126,7 @@ class Stepper:
         }
         counts = self.model.count(batch).double().reshape(-1).tolist()
         *counts, tokens = self._sum_over_ranks(*counts, float(count_tokens(batch)))
-        own_sums = self._backward(step, number, batch, counts)
+        own_sums = self._backward(step, number, batch, rows, counts)
         found = self._sum_over_ranks(*own_sums, *map(float, flags))
         sums, raised = list(found[: len(own_sums)]), list(found[len(own_sums) :])
         weighted = zip(self.parts, sums, counts, strict=True)
@@ -140,8 +141,10 @@ class Stepper:
             self.loss_scale.update(skipped)
         return Stepped(sums, counts, tokens, loss, grad_norm, applied, skipped, own_sums, raised)
 
-    def _backward(self, step: int, number: int, batch: dict[str, Tensor], counts: list[float]) -> list[float]:
-        """Forward and backward of all micro-batches; this rank's sums of losses."""
+    def _backward(
+        self, step: int, number: int, batch: dict[str, Tensor], on_host: Batch, counts: list[float]
+    ) -> list[float]:
+        """Forward and backward of all micro-batches, each without its common padding; this rank's sums of losses."""
         rows = next(iter(batch.values())).shape[0]
         micros = self._micro_batches(number)
         # DeepSpeed divides by the accumulation of full batches, also where a step has fewer.
@@ -155,7 +158,9 @@ class Stepper:
         for micro in range(micros):
             low, high = rows * micro // micros, rows * (micro + 1) // micros
             # A rank with fewer rows than micro-batches still takes part in every backward, with weight 0.
-            part = {name: value[low : max(high, low + 1)] for name, value in batch.items()}
+            own = slice(low, max(high, low + 1))
+            masks = {name: on_host[name][own] for name in MASKS if name in on_host}
+            part = trimmed({name: value[own] for name, value in batch.items()}, masks)
             # Dropout's masks: a function of seed, step, rank and micro-batch, nothing that went before.
             _seed(_mix(self.loop.seed, step, self.rank, micro), self.device)
             self.engine.set_gradient_accumulation_boundary(micro + 1 == micros)
