@@ -127,6 +127,8 @@ def _expand_local(url: str, field: str) -> list[str]:
         if not found:
             raise BadConfig(f"{field}: no file matches {url}", nearest(path.parent / "x"))
         return found
+    if path.exists():  # a device, a pipe
+        raise BadConfig(f"{field}: {url} is neither a file nor a folder", "name a file, or a folder with files")
     raise BadConfig(f"{field}: no such file: {url}", nearest(path))
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -70,13 +71,38 @@ def section(kind: type[Any], values: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{name}: {said}, found {item['input']!r}" if name else said) from None
 
 
-class Config(BaseModel):
-    """A frozen, strict config section. Unknown keys are refused; registry names are checked."""
+def _booleans(kind: Any, value: Any) -> list[bool]:
+    """The booleans in `value` where `kind`, a type, has numbers; pydantic would take `true` for 1."""
+    if get_origin(kind) is Annotated:
+        return _booleans(get_args(kind)[0], value)
+    if isinstance(value, bool):
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        return [value] if {int, float} & {*kinds} and bool not in kinds else []
+    if isinstance(value, Mapping | list | tuple) and (inner := get_args(kind)):
+        items = value.values() if isinstance(value, Mapping) else value
+        return [wrong for item in items for wrong in _booleans(inner[-1 if isinstance(value, Mapping) else 0], item)]
+    return []
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+
+class Config(BaseModel):
+    """A frozen, strict config section.
+
+    Unknown keys are refused, and so are booleans and infinities for numbers; registry names are checked.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, allow_inf_nan=False
+    )
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Fields that stand for one another: what a scale gives of them gives way to what a user gives."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans_for_numbers(cls, value: Any, info: Any) -> Any:
+        if wrong := _booleans(cls.model_fields[info.field_name].annotation, value):
+            raise ConfigError(f"expected a number, found {wrong[0]} (in YAML yes, no, on and off are booleans, too)")
+        return value
 
     @field_validator("*", mode="after")
     @classmethod

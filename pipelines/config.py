@@ -11,11 +11,12 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticUndefined
@@ -226,7 +227,7 @@ def validate(kind: type[Config], values: Mapping[str, Any]) -> Config:
 def parse_word(word: str) -> dict[str, Any]:
     """`pretrain.steps=200` as {"pretrain": {"steps": 200}}; values are YAML (`[a,b]`, `true`, `1e-3`)."""
     key, equals, text = word.partition("=")
-    if not equals or not key or not all(part.isidentifier() for part in key.split(".")):
+    if not equals or not all(re.fullmatch(r"[\w:-]+", part) for part in key.split(".")):
         raise BadConfig(f"{word!r} is not of the form key=value", "for instance pretrain.steps=200")
     value = _parse_value(text)
     for part in reversed(key.split(".")):
@@ -285,16 +286,19 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _message(error: ValidationError, kind: type[BaseModel] | None) -> str:
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"])
+        where = item["loc"][:-1] if item["loc"][-1:] == ("[key]",) else item["loc"]
+        path = ".".join(str(part) for part in where)
+        found = item.get("input")
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _fields(kind, item["loc"][:-1]), n=1)
+            fields = _fields(kind, where[:-1])
+            near = difflib.get_close_matches(str(where[-1]), fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(_fields(kind, item["loc"][:-1]))
-            lines.append(f"unknown key {path!r}{hint} (known: {known})" if known else f"unknown key {path!r}{hint}")
+            lines.append(f"unknown key {path!r}{hint}" + (f" (known: {', '.join(fields)})" if fields else ""))
         elif item["type"] == "missing":
             lines.append(f"{path}: missing; give {path}=…")
+        elif item["type"] == "tuple_type" and isinstance(found, str | int | float) and "[" not in path:
+            lines.append(f"{path}: expected a list, found {found!r}; give {path}=[{found}]")
         else:
-            found = item.get("input")
             said = item["msg"].removeprefix("Value error, ")
             said = said[0].lower() + said[1:] if said[:1].isupper() and not said[1:2].isupper() else said
             shown = "" if isinstance(found, BaseModel | Mapping) else f", found {found!r}"
@@ -302,10 +306,20 @@ def _message(error: ValidationError, kind: type[BaseModel] | None) -> str:
     return "; ".join(lines)
 
 
-def _fields(kind: type[BaseModel] | None, path: Iterable[Any]) -> list[str]:
-    """The field names of the section at `path` below `kind`."""
+def _fields(kind: Any, path: Iterable[Any]) -> list[str]:
+    """The field names of the section at `path` below `kind`; in a `dict` any name leads to its values."""
     for part in path:
-        field = kind.model_fields.get(str(part)) if kind is not None else None
-        options = (field.annotation, *get_args(field.annotation)) if field is not None else ()
-        kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(kind.model_fields) if kind is not None else []
+        inner = kind.model_fields.get(str(part)) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            kind = _section_in(inner.annotation) if inner is not None else None
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section, or `dict`, that a field's type is or has among its choices; None for another type."""
+    for each in (annotation, *(() if get_origin(annotation) is dict else get_args(annotation))):
+        if get_origin(each) is dict or (isinstance(each, type) and issubclass(each, BaseModel)):
+            return each
+    return None

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from modeling.config import Config
+from modeling.config import Config, section
+from modeling.errors import ConfigError
 from pipelines.graph import Registration
 from tasks.base import Runtime, Task
 from tasks.datasets import LabelledData, asks_for_spans, needs_corpus
+from tasks.downstream import DOWNSTREAM
 from tasks.evaluate import Evaluate
 from tasks.finetune import Finetune, FinetuneLoop
+
+
+class TaskSettings(FinetuneLoop):
+    """What is other for one task: of these fields the given ones count, over `finetune.loop` and its neighbours."""
+
+    length_tokens: int = Field(128, ge=16, description="longest sequence")
+    train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
+    validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
+
+    @model_validator(mode="after")
+    def _possible(self) -> TaskSettings:
+        return self  # whether it is, shows with the rest of the loop: DownstreamSettings
+
+    @model_serializer
+    def given(self) -> dict[str, Any]:
+        """The given fields alone, of the sections among them, too."""
+        values = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+        return {n: v.model_dump(exclude_unset=True) if isinstance(v, Config) else v for n, v in values.items()}
 
 
 class DownstreamSettings(Config):
@@ -28,9 +48,33 @@ class DownstreamSettings(Config):
     train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
     validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
     loop: FinetuneLoop = FinetuneLoop()
-    of: dict[str, dict[str, int | float | str]] = Field(
+    of: dict[Annotated[str, DOWNSTREAM, AfterValidator(DOWNSTREAM.check)], TaskSettings] = Field(
         {}, description="per task: any of the loop's settings, length_tokens, train_examples, validation_examples"
     )
+
+    @model_validator(mode="after")
+    def _each_possible(self) -> DownstreamSettings:
+        for task in self.of:
+            try:
+                self.loop_of(task)
+            except ConfigError as error:
+                raise ConfigError(f"of.{task}: {error.message}", error.remedy) from None
+        return self
+
+    def value_of(self, task: str, name: str) -> Any:
+        """A field that a task may have for itself."""
+        own = self.of.get(task)
+        return getattr(own if own is not None and name in own.model_fields_set else self, name)
+
+    def loop_of(self, task: str) -> FinetuneLoop:
+        """The loop of a task. Of an optimizer or guard that is not named anew the given fields alone change."""
+        loop = self.loop.model_dump()
+        for name, value in (self.of[task].given() if task in self.of else {}).items():
+            part = isinstance(value, dict) and "kind" not in value
+            if name in loop:
+                loop[name] = {**loop[name], **value} if part else value
+        made: FinetuneLoop = section(FinetuneLoop, loop)
+        return made
 
 
 ROWS = ("train_examples", "validation_examples")
@@ -41,7 +85,7 @@ def labelled_data(
     task: str, settings: DownstreamSettings, *, corpus: Task | None = None, directory: str = ""
 ) -> LabelledData:
     """A downstream task's rows, from the corpus or from its files in `directory`, whichever it reads."""
-    rows: dict[str, Any] = {name: settings.of.get(task, {}).get(name, getattr(settings, name)) for name in ROWS}
+    rows: dict[str, Any] = {name: settings.value_of(task, name) for name in ROWS}
     by_corpus = needs_corpus(task)
     return LabelledData(
         task=task,
@@ -87,11 +131,6 @@ def finetune_all(
     scores: list[Task] = []
     best: list[Registration] = []
     for task in tasks:
-        changed = dict(settings.of.get(task, {}))
-        length_tokens = changed.pop("length_tokens", settings.length_tokens)
-        loop = FinetuneLoop.model_validate(
-            {**settings.loop.model_dump(), **{n: v for n, v in changed.items() if n not in ROWS}}
-        )
         data = labelled_data(task, settings, corpus=corpus, directory=directory)
         candidates: list[tuple[Task, Task | None]] = []
         for start in ("pretrained", "scratch") if settings.scratch else ("pretrained",):
@@ -106,8 +145,8 @@ def finetune_all(
                     head_dropout=settings.head_dropout,
                     lm_weight=0.0 if asks_for_spans(task) else settings.lm_weight,
                     method=settings.method,
-                    loop=loop,
-                    length_tokens=length_tokens,
+                    loop=settings.loop_of(task),
+                    length_tokens=settings.value_of(task, "length_tokens"),
                     seed=seed,
                     name=f"{task}-{start}-{seed}",
                     runtime=runtime,

@@ -15,7 +15,7 @@ from modeling.architecture import AnyModel, TransformerConfig
 from modeling.schedule import LoopConfig
 from pipelines.graph import Pipeline
 from pipelines.recipes.corpora import AnyCorpus, CorpusConfig
-from pipelines.recipes.downstream import DownstreamSettings
+from pipelines.recipes.downstream import DownstreamSettings, TaskSettings
 from pipelines.recipes.pretraining import BaselineSettings, pretraining_pipeline
 from pipelines.recipes.sections import settings_of
 from tasks.base import Runtime
@@ -49,9 +49,9 @@ class QuickstartConfig(CorpusConfig):
         validation_examples=800,
         loop=FinetuneLoop(epochs=5, batch_size=16, peak_lr=2e-3),
         of={
-            "docs-library": {"train_examples": 300},
-            "docs-parameter-type": {"train_examples": 400},
-            "docs-acceptability": {"train_examples": 1500},
+            "docs-library": TaskSettings(train_examples=300),
+            "docs-parameter-type": TaskSettings(train_examples=400),
+            "docs-acceptability": TaskSettings(train_examples=1500),
         },
     )
     placement: Runtime = Runtime(workers=2, zero_stage=2)

@@ -154,3 +154,9 @@ def test_remote_files(tmp_path: Path) -> None:
     with pytest.raises(BadConfig) as caught:
         fingerprint("memory://data/ones.jsonl.gz")
     assert "one.jsonl.gz" in caught.value.remedy
+
+
+def test_a_device_is_no_file_and_is_not_proposed_for_itself() -> None:
+    with pytest.raises(BadConfig, match="source: /dev/null is neither a file nor a folder") as raised:
+        expand("/dev/null", "source")
+    assert "did you mean" not in str(raised.value)

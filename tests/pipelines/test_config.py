@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,57 @@ def test_another_budget_replaces_the_scale_s_and_an_optimizer_is_a_name_and_fiel
     paper = resolve(t5, [f"corpus={tmp_path / 'a.txt'}", "scale=paper", "placement.zero_stage=2"])
     with pytest.raises(BadConfig, match="'adafactor' does not work at ZeRO stage 2.*placement.zero_stage=0"):
         t5.build(paper)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["finetune.of.docs-library.epoch=5"], "unknown key 'finetune.of.docs-library.epoch'; did you mean 'epochs'"),
+        (["finetune={of: {docs-library: {epoch: 5}}}"], "unknown key 'finetune.of.docs-library.epoch'"),
+        (["finetune.of.docs-library.epochs=0"], "finetune.of.docs-library.epochs: input should be greater"),
+        (["finetune.of.docs-library.keep=best"], "of.docs-library: keep=best needs validation on the way"),
+        (["finetune.of.docs-librry.epochs=5"], "finetune.of.docs-librry: unknown downstream task 'docs-librry'; did"),
+        (["pretrain.batch-size=32"], "unknown key 'pretrain.batch-size'; did you mean 'batch_size'"),
+        (["downstream=sst2"], "downstream: expected a list, found 'sst2'; give downstream=[sst2]"),
+        (["pretrain.steps=yes"], "pretrain.steps: expected a number, found True"),
+        (["finetune.of.docs-library.epochs=true"], "finetune.of.docs-library.epochs: expected a number, found True"),
+        (["pretrain.peak_lr=inf"], "pretrain.peak_lr: input should be a finite number"),
+        (["pretrain.guard.deviations=nan"], "pretrain.guard.deviations: input should be a finite number"),
+        (["placement.resources.tpu-v5=yes"], "placement.resources: expected a number, found True"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_its_path(words: list[str], said: str) -> None:
+    with pytest.raises(BadConfig, match=re.escape(said)):
+        resolve(find_recipe("quickstart"), words)
+
+
+def test_nearest_names_below_a_dict_of_sections() -> None:
+    with pytest.raises(BadConfig, match=r"unknown key 'variants.a.famly'; did you mean 'family'"):
+        resolve(find_recipe("scaling"), ["corpus=x", "variants.a.famly=decoder"])
+
+
+def test_names_with_a_dash_are_set_from_the_command_line() -> None:
+    made = resolve(find_recipe("quickstart"), ["corpus.open-web=a.jsonl", "placement.resources.tpu-v5=2"])
+    assert made.corpus[0].name == "open-web" and made.placement.resources == {"tpu-v5": 2}
+
+
+def test_a_task_s_own_settings_are_the_given_ones_over_the_loop_s() -> None:
+    words = ["finetune.of.docs-library.epochs=2", "finetune.loop.optimizer=lamb", "finetune.loop.patience=2"]
+    more = ["finetune.loop.validate_every_steps=9", "finetune.of.docs-library.optimizer.eps=1e-5"]
+    made = resolve(find_recipe("quickstart"), words + more)
+    own, other = (made.finetune.loop_of(task) for task in ("docs-library", "docs-acceptability"))
+    assert (own.epochs, other.epochs, own.patience, other) == (2, 5, 2, made.finetune.loop)
+    assert (own.optimizer.kind, own.optimizer.eps, other.optimizer.eps) == ("lamb", 1e-5, 1e-6)
+    assert made.finetune.value_of("docs-library", "train_examples") == 300
+    assert made.finetune.value_of("cola", "length_tokens") == 128
+    stored = made.model_dump(mode="json")
+    assert stored["finetune"]["of"]["docs-library"] == {"epochs": 2, "optimizer": {"eps": 1e-5}, "train_examples": 300}
+    assert type(made).model_validate(stored) == made
+    again = resolve(find_recipe("quickstart"), ["finetune.of.docs-library.optimizer=lion"]).finetune
+    assert again.loop_of("docs-library").optimizer.kind == "lion"
+
+
+def test_a_task_that_is_not_chosen_keeps_its_settings() -> None:
+    recipe = find_recipe("quickstart")
+    made = resolve(recipe, ["downstream=[docs-library]", "finetune.of.cola.epochs=3"])
+    assert {"docs-acceptability", "cola"} < set(made.finetune.of)
