@@ -10,19 +10,23 @@ from pipelines.cli_options import JsonOption, RunArgument, StageArgument, StoreO
 
 
 def cancel(run: RunArgument, store: StoreOption = None, json: JsonOption = False) -> None:
-    """Ask a run's driver to stop: stages end, leases are released, MLflow says KILLED."""
+    """Ask a run's driver to stop: stages end, leases are released, MLflow says KILLED; or stop a job yet to begin."""
     from pipelines.runs import resolve_run
     from pipelines.session import wait_for
     from pipelines.status import reconcile
+    from pipelines.submitted import cancel_submitted
 
     where = store_at(store)
     record = resolve_run(where, run)
     state = record.state()
-    if state in ("running", "submitted"):
+    if state == "submitted":
+        state = cancel_submitted(record)
+    elif state == "running":
         where.write_json(f"{record.folder}/cancel", {"asked": True})
-        wait_for(lambda: resolve_run(where, record.name).state() not in ("running", "submitted"), 40)
+        wait_for(lambda: resolve_run(where, record.name).state() != "running", 40)
         state = resolve_run(where, record.name).state()
-    elif state == "interrupted":
+    if state == "interrupted":
+        record = resolve_run(where, record.name)
         reconcile(where, [record])
         record.finish("cancelled")
         state = "cancelled"

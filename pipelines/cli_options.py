@@ -53,14 +53,20 @@ def build(recipe: str, words: list[str] | None, file: str | None, *, label: str 
     """The `Request` of a command line."""
     import os
 
-    from pipelines.config import find_recipe, resolve
+    from pipelines.config import find_recipe, resolve, validate
     from pipelines.session import Request, environment_store
+    from pipelines.submit import RESOLVED
 
     words = list(words or [])
     tracking = [w.partition("=")[2] for w in words if w.startswith("tracking=")]
     words = [w for w in words if not w.startswith("tracking=")]
     found = find_recipe(recipe)
-    config = resolve(found, words, file)
+    if file and file == os.environ.get(RESOLVED):  # what `submit` sent: no scale or default may go under it
+        import yaml
+
+        config = validate(found.section()[0], yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+    else:
+        config = resolve(found, words, file)
     settings["store"] = settings.get("store") or environment_store()
     return Request(
         pipeline=found.build(config),

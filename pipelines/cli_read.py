@@ -58,8 +58,8 @@ def status(
     where = store_at(store)
     if run is None:
         records = [resolve_run(where, name) for name in run_names(where)]
-        rows = [run_row(record) for record in records]
         reconcile(where, records)
+        rows = [run_row(record) for record in records]
         if json:
             show_json(rows)
             return

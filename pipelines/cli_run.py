@@ -162,61 +162,9 @@ def submit(
         keep_going=keep_going,
         check_memory=not skip_memory_check,
     )
+    from pipelines.sending import send
+
     raise typer.Exit(send(request, address, wait=not no_wait))
-
-
-def send(request: object, address: str, *, wait: bool) -> int:
-    """Submit a request; with `wait` follow it to its end. Returns the exit code."""
-    from pathlib import Path
-
-    from cluster.errors import BadConfig
-    from cluster.store import Store
-    from pipelines.runs import new_name
-    from pipelines.session import Request
-    from pipelines.submit import absolute_paths, ended, follow
-    from pipelines.submit import submit as start
-
-    assert isinstance(request, Request)
-    where = Store(request.store)
-    if where.in_process:
-        raise BadConfig(f"store {where.url} lives inside one process", "give the cluster a folder or an object store")
-    name = new_name(request.recipe)
-    label = request.label
-    inside = label if not request.import_paths else f"{Path(label.rpartition(':')[0]).name}:{label.rpartition(':')[2]}"
-    arguments = [inside, *absolute_paths(request.words), "--store", where.url]
-    if request.tracking:
-        arguments.append(f"tracking={request.tracking}")
-    if request.file:
-        for key, value in _flat(request.config).items():
-            arguments.insert(1, f"{key}={value}")
-    for flag, values in (("--only", request.only), ("--force", request.force)):
-        for value in values:
-            arguments += [flag, value]
-    if request.keep_going:
-        arguments.append("--keep-going")
-    if not request.check_memory:
-        arguments.append("--skip-memory-check")
-    start(address, name=name, arguments=arguments, label=label, import_paths=list(request.import_paths))
-    typer.echo(f"submitted {name} to {address}")
-    if not wait:
-        return 0
-    try:
-        for text in follow(address, name):
-            typer.echo(text, nl=False)
-    except KeyboardInterrupt:
-        typer.echo(f"\nleft; the run goes on: triptych status {name}, triptych cancel {name}")
-        return 0
-    status, code = ended(address, name)
-    typer.echo(f"{name}: {status.rpartition('.')[2].lower()}")
-    return code
-
-
-def _flat(config: dict[str, object]) -> dict[str, str]:
-    import json
-
-    from pipelines.tracked import flat
-
-    return {key: json.dumps(value) for key, value in flat(config).items()}
 
 
 def rerun(
@@ -246,6 +194,8 @@ def rerun(
     request.only = tuple(sorted(chosen))
     submitted = record.info.get("submitted")
     if submitted and address is None:
+        from pipelines.sending import send
+
         raise typer.Exit(send(request, submitted, wait=True))
     raise typer.Exit(execute(request))
 

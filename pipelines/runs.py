@@ -115,6 +115,15 @@ class RunRecord:
         return record
 
     @classmethod
+    def submitted(cls, store: Store, name: str, info: Mapping[str, Any]) -> RunRecord:
+        """A record in state `submitted`, which the driver on the cluster takes over."""
+        status = {"state": "submitted", "started": time.time(), "stages": {}}
+        record = cls(store, name, {"name": name, "order": [], "plan": "", **info}, status)
+        store.write_json(f"{record.folder}/run.json", record.info, create=True)
+        record.write(force=True)
+        return record
+
+    @classmethod
     def load(cls, store: Store, name: str) -> RunRecord:
         """The record of a run.
 

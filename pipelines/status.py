@@ -60,9 +60,12 @@ def near_stage(record: RunRecord, stage: str) -> str:
 
 
 def reconcile(store: Store, records: Iterable[RunRecord]) -> None:
-    """Mark the MLflow runs of dead drivers KILLED, once."""
+    """Mark the MLflow runs of dead drivers KILLED, once; close the records of jobs that ended before their driver."""
     from pipelines.session import TRACKING_OFF
+    from pipelines.submitted import follow_up
 
+    records = list(records)
+    follow_up(records)
     for record in records:
         facts = record.info.get("mlflow") or {}
         if record.state() != "interrupted" or record.status.get("reconciled") or not facts.get("run_id"):

@@ -16,6 +16,10 @@ from cluster.connect import use_token
 from cluster.errors import BadConfig, Unreachable
 from pipelines.code import PACKAGES, ROOT
 
+CONFIG_FILE = "triptych-config.yaml"
+"""The run's whole config, in the job's folder."""
+RESOLVED = "TRIPTYCH_RESOLVED"
+"""Variable of a job: the --config file of this name is the whole config, which no scale or default goes under."""
 MOST_BYTES = 50 * 1024**2
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
@@ -60,7 +64,13 @@ def client(address: str) -> Any:
 
     parts = urlparse(address if "://" in address else f"http://{address}")
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 8265), timeout=5).close()
+        port = parts.port or 8265
+    except ValueError as error:
+        raise Unreachable(
+            f"--address {address} is no URL: {error}", "give http://HOST:PORT of Ray's job server"
+        ) from None
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=5).close()
     except OSError as error:
         raise Unreachable(
             f"no Ray job server answers at {address} ({error.strerror or error})",
@@ -75,7 +85,7 @@ def client(address: str) -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
 
     try:
-        return JobSubmissionClient(f"{parts.scheme}://{parts.hostname}:{parts.port or 8265}")
+        return JobSubmissionClient(f"{parts.scheme}://{parts.hostname}:{port}")
     except Exception as error:
         raise Unreachable(
             f"the Ray job server at {address} refuses: {str(error).strip().splitlines()[0]}",
@@ -89,6 +99,7 @@ def submit(
     name: str,
     arguments: Sequence[str],
     label: str,
+    config: str,
     import_paths: Sequence[Path] = (),
     environment: dict[str, str] | None = None,
 ) -> str:
@@ -97,15 +108,22 @@ def submit(
     Args:
         arguments: of `triptych run`, with the recipe as it is called inside the job.
         label: the recipe as the user called it, kept in the record for `rerun`.
+        config: all settings of the recipe as YAML, to be `CONFIG_FILE` in the job's folder.
     """
     jobs = client(address)
     folder = stage_code(import_paths)
+    (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     request = {
         "entrypoint": f"{_python()} -m pipelines.cli run {shlex.join(arguments)} --name {shlex.quote(name)}",
         "submission_id": name,
         "runtime_env": {
             "working_dir": str(folder),
-            "env_vars": {"TRIPTYCH_LABEL": label, "TRIPTYCH_SUBMITTED": address, **(environment or {})},
+            "env_vars": {
+                "TRIPTYCH_LABEL": label,
+                "TRIPTYCH_SUBMITTED": address,
+                RESOLVED: CONFIG_FILE,
+                **(environment or {}),
+            },
         },
         "metadata": {"triptych.run": name},
     }
@@ -139,15 +157,6 @@ def _send(jobs: Any, request: dict[str, Any], address: str) -> None:
             ) from None
 
 
-def absolute_paths(words: Sequence[str]) -> list[str]:
-    """`key=value` words whose value is a file or folder here, with its absolute path: a job has another cwd."""
-    found = []
-    for word in words:
-        key, _, value = word.partition("=")
-        found.append(f"{key}={Path(value).resolve()}" if value and Path(value).exists() else word)
-    return found
-
-
 def follow(address: str, name: str, *, pause: float = 0.5) -> Iterator[str]:
     """The job's output as it comes, until it ends."""
     jobs = client(address)
@@ -173,7 +182,25 @@ def ended(address: str, name: str) -> tuple[str, int]:
     return str(info.status), int(code) if code is not None else (0 if str(info.status).endswith("SUCCEEDED") else 1)
 
 
+def job_info(address: str, name: str) -> Any:
+    """What Ray knows of a job: status, message; None where it knows no such job.
+
+    Raises:
+        Unreachable: the job server does not answer.
+    """
+    jobs = client(address)
+    try:
+        return jobs.get_job_info(name)
+    except RuntimeError as error:
+        if "404" in str(error):
+            return None
+        raise Unreachable(
+            f"the Ray job server at {address} does not tell of job {name}: {str(error).strip()[:300]}",
+            "look at the dashboard of the cluster",
+        ) from None
+
+
 def stop(address: str, name: str) -> None:
-    """Ask Ray to stop the job; the driver gets SIGTERM and cancels cleanly."""
+    """Ask Ray to stop the job, if it knows it; the driver gets SIGTERM and cancels cleanly."""
     with contextlib.suppress(RuntimeError):
         client(address).stop_job(name)

@@ -110,3 +110,73 @@ def test_a_failed_job_gives_exit_code_1_and_the_cause(head: str, command: Any, t
     assert sent.returncode == 1
     assert "stage train failed" in sent.stdout
     assert "a bug in the toy" in sent.stdout
+
+
+def test_a_config_file_with_lists_globs_components_and_dashes_travels(
+    head: str, command: Any, text: Path, own_recipe: Path, tmp_path: Path
+) -> None:
+    """Paths of the file are the client's; words are over it; the job starts from the same settings."""
+    (tmp_path / "many.py").write_text(MANY)
+    (tmp_path / "settings.yaml").write_text("sources: [text.txt, te*.txt]\nby_name: {a-b: 2.0e-05}\ncounter: letters\n")
+    call = ["submit", "many.py:many", "counter=words", "--config", "settings.yaml"]
+    sent = command(*call, "tracking=off", "--store", "store", "--address", head)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    name = sent.stdout.split()[1]
+    record = json.loads((tmp_path / "store" / "runs" / name / "run.json").read_text())
+    assert record["config"]["sources"] == [str(text), str(tmp_path / "te*.txt")]
+    assert record["config"]["by_name"] == {"a-b": 2e-05}
+    assert record["config"]["counter"] == "words"
+    assert record["words"] == ["counter=words"] and record["file"] == str(tmp_path / "settings.yaml")
+    assert record["command"].startswith("triptych submit many.py:many")
+
+
+MANY = """
+import glob
+from pipelines import Pipeline
+from modeling.config import Config
+from toy import Count, Join, Read
+
+
+class ManyConfig(Config):
+    sources: tuple[str, ...]
+    by_name: dict[str, float] = {}
+    counter: str = "words"
+
+
+def many(c: ManyConfig) -> Pipeline:
+    assert c.by_name == {"a-b": 2e-05}
+    files = [file for source in c.sources for file in glob.glob(source)]
+    reads = [Read(source=file, name=f"read-{n}") for n, file in enumerate(files)]
+    counts = [Count(corpus=read, counter=c.counter, name=f"count-{n}") for n, read in enumerate(reads)]
+    return Pipeline(counts, report=Join(parts=tuple(counts), name="join"))
+"""
+
+
+def test_a_job_that_waits_is_shown_and_cancelled_and_one_that_dies_early_is_told(
+    head: str, command: Any, text: Path, own_recipe: Path
+) -> None:
+    base = ["toy.py:toy", f"source={text}", "tracking=off", "--store", "store", "--address", head, "--no-wait"]
+    code = own_recipe.read_text()
+    own_recipe.write_text(code.replace("import json\n", WAITS, 1))
+    name = command("submit", *base).stdout.split()[1]
+    found = json.loads(command("status", name, "--store", "store", "--json").stdout)
+    assert found["state"] == "submitted" and "its job is" in found["notices"][0]["message"]
+    cancelled = command("cancel", name, "--store", "store", "--json")
+    assert json.loads(cancelled.stdout) == {"run": name, "state": "cancelled"}, cancelled.stderr
+
+    own_recipe.write_text(code.replace("import json\n", DIES, 1))
+    name = command("submit", *base).stdout.split()[1]
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = json.loads(command("status", name, "--store", "store", "--json").stdout)
+        if found["state"] != "submitted":
+            break
+    assert found["state"] == "failed"
+    assert "its job failed before the run began" in found["notices"][0]["message"]
+    assert "toy.py does not import" in found["notices"][0]["message"]
+    assert f"ray job logs --address {head} {name}" in found["notices"][0]["remedy"]
+
+
+IN_THE_JOB = "import json\nimport os\nimport time\nif 'TRIPTYCH_LABEL' in os.environ:\n    "
+WAITS = IN_THE_JOB + "time.sleep(60)\n"
+DIES = IN_THE_JOB + "raise RuntimeError('no')\n"
