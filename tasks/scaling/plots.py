@@ -94,7 +94,7 @@ def _mark(axes: Any, cross: Mapping[str, Any], loss: float, c: np.ndarray) -> No
 
 
 def _loss_band(law: Law, flops: np.ndarray) -> np.ndarray:
-    """[2, budgets]: 95 % interval of the optimal loss."""
+    """[2, budgets]: 95 % interval of the optimal loss; nan where there are too few draws for one."""
     return np.array([law.interval(lambda d, c=c: law.optimal_loss(c, d)) or (np.nan, np.nan) for c in flops]).T
 
 
@@ -196,8 +196,8 @@ def _contours(points: Points, fit: Fit) -> bytes:
 
 
 def _band(law: Law, flops: np.ndarray) -> np.ndarray:
-    """[2, budgets]: 95 % interval of the optimal parameters."""
-    return np.array([law.interval(lambda d, c=c: law.optimum(c, d)[0]) for c in flops]).T
+    """[2, budgets]: 95 % interval of the optimal parameters; nan where there are too few draws for one."""
+    return np.array([law.interval(lambda d, c=c: law.optimum(c, d)[0]) or (np.nan, np.nan) for c in flops]).T
 
 
 def _allocation(points: Points, found: Mapping[str, Fit]) -> bytes:

@@ -12,6 +12,7 @@ from tasks.scaling.approach2 import fit_approach_2
 from tasks.scaling.data_constrained import fit_data_constrained
 from tasks.scaling.estimate import Fit, NotIdentified
 from tasks.scaling.fit import as_json, fit_all, fit_approach_3, fit_names
+from tasks.scaling.plots import pictures
 from tasks.scaling.points import Points, points_of
 from tests.tasks.scaling_data import EXPONENT_N, TRUE, isoflops, law, scatter
 
@@ -42,6 +43,14 @@ def test_intervals_cover() -> None:
     halves = [[np.quantile(fit.draws[name], [0.25, 0.75]) for name in true] for fit in fits]
     half = np.mean([[low <= v <= high for (low, high), v in zip(h, true.values(), strict=True)] for h in halves])
     assert 0.25 < half < 0.85
+
+
+@pytest.mark.parametrize("bootstrap", [0, 1, 20])
+def test_pictures_are_drawn_without_intervals_where_resamples_are_too_few(bootstrap: int) -> None:
+    points = isoflops()
+    found, _ = fit_all(points, fit_names("all", points), bootstrap=bootstrap)
+    drawn = dict(pictures(points, found))
+    assert {"isoflop.svg", "envelope.svg", "contours.svg", "allocation.svg"} < set(drawn)
 
 
 @pytest.mark.parametrize("name", ["approach_1", "approach_2", "approach_3"])
