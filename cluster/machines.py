@@ -13,6 +13,7 @@ itself, in labels, which Ray's launcher allows and passes on to the nodes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,7 @@ INSTANCES: dict[str, dict[str, Any]] = {
     "p6-b200.48xlarge": _aws("B200", 8, 192, 2048, 3200, 113.93),
 }
 
+RESOURCES = {"CPU": "cpus", "GPU": "gpus"}
 LABELS = {
     "triptych/usd-per-hour": "usd_per_hour",
     "triptych/memory-gib": "memory_gib",
@@ -89,51 +91,69 @@ ACCELERATOR = "ray.io/accelerator-type"
 def read_cluster(path: Path) -> list[Machine]:
     """The node types of a cluster launcher's file that can have workers, in its order.
 
-    Raises BadConfig, naming the file and the field, where it is missing or is no such file.
+    Raises BadConfig, naming the file and the field, where it is missing, is no such file, or a field has no such value.
     """
     import yaml
 
+    remedy = "give a file for Ray's cluster launcher"
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadConfig(
-            f"--cluster {path}: {error.strerror or error}", "give a file for Ray's cluster launcher"
-        ) from None
+        raise BadConfig(f"--cluster {path}: {error.strerror or error}", remedy) from None
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"--cluster {path} is not UTF-8 at byte {error.start}", remedy) from None
     except yaml.YAMLError as error:
         raise BadConfig(f"--cluster {path} is not YAML: {str(error).splitlines()[0]}", "correct it") from None
     types = found.get("available_node_types") if isinstance(found, Mapping) else None
     if not isinstance(types, Mapping) or not types:
-        raise BadConfig(f"--cluster {path}: no available_node_types", "give a file for Ray's cluster launcher")
-    ceiling = int(found.get("max_workers", 1 << 30))
+        raise BadConfig(f"--cluster {path}: no available_node_types", remedy)
+    ceiling = int(_number(path, "max_workers", found.get("max_workers", 1 << 30)))
     return [
-        _machine(path, name, kind or {}, ceiling) for name, kind in types.items() if name != found.get("head_node_type")
+        _machine(path, str(name), kind, ceiling) for name, kind in types.items() if name != found.get("head_node_type")
     ]
 
 
-def _machine(path: Path, name: str, kind: Mapping[str, Any], ceiling: int) -> Machine:
-    resources, labels = kind.get("resources") or {}, kind.get("labels") or {}
-    node = kind.get("node_config") or {}
+def _machine(path: Path, name: str, kind: Any, ceiling: int) -> Machine:
+    where = f"available_node_types.{name}"
+    kind = _section(path, where, kind)
+    resources, labels = (_section(path, f"{where}.{part}", kind.get(part)) for part in ("resources", "labels"))
+    node = _section(path, f"{where}.node_config", kind.get("node_config"))
     known = INSTANCES.get(str(node.get("InstanceType", "")), {})
-    machine = Machine(name, most=min(ceiling, int(kind.get("max_workers", ceiling))), **known)
+    most = int(_number(path, f"{where}.max_workers", kind.get("max_workers", ceiling)))
+    machine = Machine(name, most=min(ceiling, most), **known)
     changed: dict[str, Any] = {}
-    if "CPU" in resources:
-        changed["cpus"] = int(resources["CPU"])
-    if "GPU" in resources:
-        changed["gpus"] = int(resources["GPU"])
+    for resource, field in RESOURCES.items():
+        if resource in resources:
+            changed[field] = int(_number(path, f"{where}.resources.{resource}", resources[resource]))
     if "memory" in resources:  # Ray's unit is the byte
-        changed["memory_gib"] = float(resources["memory"]) / (1 << 30)
+        changed["memory_gib"] = _number(path, f"{where}.resources.memory", resources["memory"]) / (1 << 30)
     if ACCELERATOR in labels:
         changed["gpu"] = str(labels[ACCELERATOR])
     for label, field in LABELS.items():
         if label in labels:
-            try:
-                changed[field] = float(labels[label])
-            except ValueError:
-                raise BadConfig(
-                    f"{path}: available_node_types.{name}.labels.{label} is {labels[label]!r}, expected a number",
-                    'write it in quotes, such as "2.10"',
-                ) from None
+            changed[field] = _number(path, f"{where}.labels.{label}", labels[label], 'in quotes, such as "2.10"')
     return replace(machine, **changed)
+
+
+def _section(path: Path, where: str, value: Any) -> Mapping[str, Any]:
+    """A part of the file that has keys; what is left empty has none."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadConfig(f"--cluster {path}: {where} is {value!r}, expected keys and values", "correct it")
+    return value
+
+
+def _number(path: Path, where: str, value: Any, how: str = "such as 4") -> float:
+    """A number of the file, not negative."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        found = "empty" if value is None else repr(value)
+        raise BadConfig(f"--cluster {path}: {where} is {found}, expected a number, 0 or more", f"write it {how}")
+    return number
 
 
 def host_memory_bytes() -> int:

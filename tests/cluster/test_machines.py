@@ -47,6 +47,43 @@ def test_what_is_no_clusters_file_is_refused_by_name(tmp_path):
         read_cluster(cluster(tmp_path, w=kind))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_workers: abc", "max_workers is 'abc', expected a number"),
+        ("max_workers:", "max_workers is empty, expected a number"),
+        ("max_workers: -1", "max_workers is -1, expected a number, 0 or more"),
+        ("  w: { resources: { CPU: x } }", "available_node_types.w.resources.CPU is 'x'"),
+        ("  w: { resources: { memory: much } }", "available_node_types.w.resources.memory is 'much'"),
+        ("  w: { max_workers: yes }", "available_node_types.w.max_workers is True"),
+        ("  w: 3", "available_node_types.w is 3, expected keys and values"),
+        ("  w: { resources: 4 }", "available_node_types.w.resources is 4, expected keys and values"),
+        ("  w: { node_config: p5 }", "available_node_types.w.node_config is 'p5'"),
+        ("  w: { labels: [a] }", "available_node_types.w.labels is ['a']"),
+        ("  w: { labels: { triptych/memory-gib: .nan } }", "labels.triptych/memory-gib is nan"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(tmp_path, text, said):
+    path = tmp_path / "cluster.yaml"
+    top, kind = (text, "  w: {}") if text.startswith("max") else ("", text)
+    path.write_text(f"{top}\nhead_node_type: head\navailable_node_types:\n  head: {{}}\n{kind}\n")
+    with pytest.raises(BadConfig) as raised:
+        read_cluster(path)
+    assert f"--cluster {path}: " in str(raised.value) and said in str(raised.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_bytes(b"max_workers: 2 # \xff\n")
+    with pytest.raises(BadConfig, match="is not UTF-8 at byte 17"):
+        read_cluster(path)
+
+
+def test_node_types_may_be_left_empty(tmp_path):
+    (tmp_path / "c.yaml").write_text("available_node_types:\n  1: { resources: , labels: }\n  b:\n")
+    assert [machine.name for machine in read_cluster(tmp_path / "c.yaml")] == ["1", "b"]
+
+
 def test_every_instance_has_a_gpu_of_the_table():
     assert all(gpu(found["gpu"]).memory_gib > 0 for found in INSTANCES.values() if found["gpu"])
 
