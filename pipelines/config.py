@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 
 from cluster.errors import BadConfig, UserError
 from modeling.config import Config
+from modeling.errors import ConfigError
 from pipelines.code import PACKAGES
 from pipelines.graph import Pipeline
 from pipelines.recipes import RECIPES
@@ -68,7 +69,8 @@ class Recipe:
         """Call the recipe.
 
         Raises:
-            UserError: as the recipe says; BadConfig where it does not return a Pipeline.
+            UserError: as the recipe says; BadConfig where it does not return a Pipeline, or one of the user's own files
+                fails otherwise.
         """
         _, parameter = self.section()
         try:
@@ -78,6 +80,14 @@ class Recipe:
                 made = self.function(**{name: getattr(config, name) for name in type(config).model_fields})
         except ValidationError as error:
             raise BadConfig(f"recipe {self.label}: {_message(error, None)}") from None
+        except (UserError, ConfigError):
+            raise
+        except Exception as error:
+            if self.folder is None:
+                raise
+            raise BadConfig(
+                f"recipe {self.label} failed: {type(error).__name__}: {error}", _seen(error, self.folder)
+            ) from None
         if not isinstance(made, Pipeline):
             raise BadConfig(
                 f"recipe {self.label} returned {type(made).__name__}, not a Pipeline",
@@ -148,13 +158,22 @@ def _import_file(path: Path) -> Any:
         raise
     except Exception as error:
         sys.modules.pop(name, None)
-        import traceback
-
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise BadConfig(
-            f"{path} does not import: {type(error).__name__}: {error}", f"see {last.filename}, line {last.lineno}"
-        ) from None
+        raise BadConfig(f"{path} does not import: {type(error).__name__}: {error}", _seen(error, path.parent)) from None
     return module
+
+
+def _seen(error: Exception, folder: Path) -> str:
+    """The line of the user's own files that an error came through last, before it went into a library."""
+    import traceback
+
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"see {error.filename}, line {error.lineno}"
+    way = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame for frame in way if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
+    ]
+    last = (own or way)[-1]
+    return f"see {last.filename}, line {last.lineno}"
 
 
 def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = None) -> Config:

@@ -9,7 +9,8 @@ import pytest
 
 from cluster.errors import BadConfig
 from modeling.architecture import preset
-from pipelines.config import find_recipe, parse_word, resolve
+from pipelines.config import Recipe, find_recipe, parse_word, resolve
+from pipelines.graph import Pipeline
 
 
 @pytest.mark.parametrize(
@@ -144,3 +145,42 @@ def test_a_task_that_is_not_chosen_keeps_its_settings() -> None:
     recipe = find_recipe("quickstart")
     made = resolve(recipe, ["downstream=[docs-library]", "finetune.of.cola.epochs=3"])
     assert {"docs-acceptability", "cola"} < set(made.finetune.of)
+
+
+RECIPE = """from pathlib import Path
+import json
+from pipelines import Pipeline
+
+def helper(size):
+    return json.loads(size)
+
+def fails(size: str = "{") -> Pipeline:
+    return helper(size)
+
+def imports() -> Pipeline:
+    import nowhere
+"""
+
+
+def test_a_recipe_of_the_user_s_that_fails_is_told_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "failing_recipe.py"
+    file.write_text(RECIPE)
+    for name, line, what in (("fails", 6, "JSONDecodeError"), ("imports", 12, "ModuleNotFoundError")):
+        recipe = find_recipe(f"{file}:{name}")
+        with pytest.raises(BadConfig, match=rf"failing_recipe.py:{name} failed: {what}: ") as raised:
+            recipe.build(resolve(recipe))
+        assert raised.value.remedy == f"see {file}, line {line}"
+    (tmp_path / "unfinished_recipe.py").write_text("def f(:\n")
+    with pytest.raises(
+        BadConfig, match=r"does not import: SyntaxError[^\n]*\n  see [^\n]*unfinished_recipe.py, line 1"
+    ):
+        find_recipe(f"{tmp_path / 'unfinished_recipe.py'}:f")
+
+
+def test_a_bug_in_a_recipe_of_ours_keeps_its_traceback() -> None:
+    def ours() -> Pipeline:
+        raise ZeroDivisionError
+
+    recipe = Recipe("ours", "ours", ours)
+    with pytest.raises(ZeroDivisionError):
+        recipe.build(resolve(recipe))
