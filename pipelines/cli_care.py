@@ -114,7 +114,7 @@ def ui(
     import signal
 
     from cluster.ui import serve
-    from pipelines.runs import resolve_run, run_names
+    from pipelines.runs import load_runs
     from pipelines.session import default_tracking
     from pipelines.status import reconcile
 
@@ -123,7 +123,7 @@ def ui(
 
     signal.signal(signal.SIGTERM, stop)  # ends the server with us, as Ctrl-C does
     where = store_at(store)
-    reconcile(where, [resolve_run(where, name) for name in run_names(where)])
+    reconcile(where, load_runs(where)[0])
     serve(tracking or default_tracking(where), host=host, port=port)
 
 

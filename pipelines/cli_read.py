@@ -52,14 +52,14 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Show the runs of the store, or the stages of one."""
-    from pipelines.runs import resolve_run, run_names
-    from pipelines.status import reconcile, run_row, stage_rows
+    from pipelines.runs import load_runs, resolve_run
+    from pipelines.status import damaged_row, reconcile, run_row, stage_rows
 
     where = store_at(store)
     if run is None:
-        records = [resolve_run(where, name) for name in run_names(where)]
+        records, damaged = load_runs(where)
         reconcile(where, records)
-        rows = [run_row(record) for record in records]
+        rows = [*(damaged_row(name, problem) for name, problem in damaged.items()), *map(run_row, records)]
         if json:
             show_json(rows)
             return
@@ -104,15 +104,14 @@ def logs(
     shown = 0
     while True:
         text = where.read_text(f"{record.folder}/logs/{name}.log") or ""
-        if json:
-            show_json({"run": record.name, "stage": name, "log": text})
-            return
-        typer.echo(text[shown:], nl=False)
+        if not json:
+            typer.echo(text[shown:], nl=False)
         shown = len(text)
         record = resolve_run(where, record.name)
         state = record.status["stages"].get(name, {}).get("state")
         if (
-            not follow
+            json
+            or not follow
             or state in ("done", "cached", "failed", "skipped", "pruned", "cancelled")
             or record.state() != "running"
         ):
@@ -124,6 +123,8 @@ def logs(
         if entry.get("state") == "cached" and made_by and made_by != record.name:
             raise BadConfig(f"stage {name} was cached in {record.name}", f"triptych logs {made_by} {name}")
         raise BadConfig(f"stage {name} of {record.name} has no log yet (it is {entry.get('state')})")
+    if json:
+        show_json({"run": record.name, "stage": name, "log": text})
 
 
 def why(run: RunArgument, stage: StageArgument, store: StoreOption = None, json: JsonOption = False) -> None:

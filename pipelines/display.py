@@ -25,6 +25,9 @@ COLOURS = {
     "skipped": "dim red",
     "pruned": "dim",
     "cancelled": "red",
+    "interrupted": "red",
+    "damaged": "bold red",
+    "submitted": "magenta",
     "pending": "dim",
 }
 MOST_ROWS = 30

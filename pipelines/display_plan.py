@@ -35,15 +35,15 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def print_runs(rows: list[dict[str, Any]], console: Console) -> None:
-    """The list of runs, newest last."""
+    """The list of runs, newest last; a damaged one with what is wrong."""
     table = Table(box=None, pad_edge=False)
     for title in ("run", "state", "started", "time", "stages"):
         table.add_column(title, no_wrap=title != "stages", overflow="fold")
     for row in rows:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])) if row.get("started") else ""
         counts = ", ".join(f"{n} {state}" for state, n in row["counts"].items())
-        colour = COLOURS.get(row["state"], "")
-        table.add_row(row["run"], f"[{colour}]{row['state']}[/]", started, duration(row.get("seconds")), counts)
+        colour, said = COLOURS.get(row["state"], "default"), escape(row.get("problem") or counts)
+        table.add_row(row["run"], f"[{colour}]{row['state']}[/]", started, duration(row.get("seconds")), said)
     console.print(table)
 
 
@@ -69,7 +69,7 @@ def print_status(found: dict[str, Any], console: Console) -> None:
         for decision in stage.get("decisions") or []:
             what += f"\n{decision['error']}: {decision['decision']}"
         seconds = stage.get("seconds") if state in ("done", "cached") else None
-        colour = COLOURS.get(state, "")
+        colour = COLOURS.get(state, "default")
         table.add_row(
             escape(stage["stage"]),
             f"[{colour}]{state}[/]",

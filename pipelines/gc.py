@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from cluster.errors import UserError
+from cluster.errors import Unreachable, UserError
 from cluster.store import Store
-from pipelines.runs import RunRecord, resolve_run, run_names
+from cluster.tracking_uri import sqlite_path
+from pipelines.runs import RunRecord, load_runs, resolve_run, run_names
 from pipelines.session import TRACKING_OFF, default_tracking
 
 
@@ -21,10 +23,19 @@ def collect(store: Store, *, delete: bool, forget: Iterable[str] = ()) -> dict[s
         {"items": [{kind, path, bytes, why}], "bytes", "kept", "deleted"}.
 
     Raises:
-        UserError: a tracking store does not answer, so its registered models are not known.
+        UserError: a record cannot be read, or a tracking store does not answer: so what is needed is not known.
     """
-    forgotten = {resolve_run(store, name).name for name in forget}
-    records = [RunRecord.load(store, name) for name in run_names(store)]
+    records, damaged = load_runs(store)
+    for name in {*run_names(store)} - {r.name for r in records} - {*damaged}:
+        if store.exists(f"runs/{name}/status.json"):
+            damaged[name] = f"runs/{name} in the store {store.url} has a status.json and no run.json"
+    forgotten = {name if name in damaged else resolve_run(store, name).name for name in forget}
+    for name, problem in damaged.items():
+        if name not in forgotten:
+            raise UserError(
+                f"what run {name} needs is not known, so nothing is collected: {problem}",
+                f"put the file back, or count the run's artifacts as not needed: --forget {name}",
+            )
     for record in records:
         if record.name in forgotten and record.state() == "running":
             raise UserError(f"run {record.name} is at work", "cancel it first")
@@ -35,9 +46,7 @@ def collect(store: Store, *, delete: bool, forget: Iterable[str] = ()) -> dict[s
     reached |= _closure(store, _registered(store, records))
     busy = {e["key"] for r in kept_records if r.state() == "running" for e in r.status["stages"].values()}
     items: list[dict[str, Any]] = []
-    for record in records:
-        if record.name in forgotten:
-            items.append(_item("run", record.folder, 0, "forgotten"))
+    items += [_item("run", f"runs/{name}", 0, "forgotten") for name in sorted(forgotten)]
     keys = list(store.keys())
     manifests = store.manifests(keys)
     for key in keys:
@@ -93,13 +102,35 @@ def _closure(store: Store, keys: set[str]) -> set[str]:
     return reached
 
 
+def _moved(path: Path, record: RunRecord, store: Store) -> bool:
+    """Whether the database was beside the store, and has moved with it."""
+    now = sqlite_path(default_tracking(store))
+    beside = path == Path(str(record.info.get("store"))) / path.name
+    return beside and store.local_root is not None and now is not None and now.exists()
+
+
 def _registered(store: Store, records: Iterable[RunRecord]) -> set[str]:
-    uris = {str(r.info["tracking"]) for r in records if r.info.get("tracking") not in (None, TRACKING_OFF)}
-    if not uris:
+    """The keys of registered models in all tracking stores that runs used.
+
+    Raises:
+        UserError: one does not answer, or its database is not here.
+    """
+    used = [r for r in records if r.info.get("tracking") not in (None, TRACKING_OFF)]
+    if not used:
         return set()
     from cluster.tracking import registered_keys
 
+    for record in used:
+        path = sqlite_path(str(record.info["tracking"]))
+        known = (record.info.get("mlflow") or {}).get("run_id") or record.state() == "done"
+        if path is not None and known and not path.exists() and not _moved(path, record, store):
+            raise Unreachable(
+                f"the tracking database {path} of run {record.name} is not here, so the models that are registered in "
+                "it are not known and nothing is collected",
+                f"put it back, or work where it is; if it is lost for good, make an empty one: mkdir -p {path.parent} "
+                f"&& touch {path}",
+            )
     keys: set[str] = set()
-    for uri in uris | {default_tracking(store)}:
+    for uri in {str(r.info["tracking"]) for r in used} | {default_tracking(store)}:
         keys |= set(registered_keys(uri))
     return keys

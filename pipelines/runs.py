@@ -12,6 +12,7 @@ latest/<recipe>.json     the newest key of each stage of a recipe, so that a cha
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import json
 import os
@@ -19,16 +20,21 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
-from cluster.errors import BadConfig
+from cluster.errors import BadConfig, Unreachable, UserError
 from cluster.leases import Owner
 from cluster.store import Store
 
 OPEN = ("running", "submitted")
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,99}$")
+MADE = re.compile(r"-(\d{8}-\d{6})-([0-9a-f]{4})$")
+"""The end of a name of `new_name`."""
+
+Read = TypeVar("Read")
 
 
 def slug(text: str) -> str:
@@ -45,7 +51,7 @@ def check_name(name: str) -> None:
 def new_name(recipe: str) -> str:
     """A run's name: recipe, date and time (UTC), and where in that second it began, in 65,536ths.
 
-    So names sort as the runs began, also those of one second: `latest` goes by it.
+    So a name tells when the run began, also of those of one second: `latest` goes by it.
     """
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
@@ -129,16 +135,14 @@ class RunRecord:
 
         Raises:
             BadConfig: no such run; names the nearest one.
+            UserError: the record is damaged.
         """
         if not NAME.match(name):
             raise BadConfig(f"{name!r} is not the name of a run", "`triptych status` lists them")
-        info = store.read_json(f"runs/{name}/run.json")
-        if info is None:
+        record = _read(store, name)
+        if record is None:
             raise _unknown(store, name)
-        status = store.read_json(f"runs/{name}/status.json") or {"state": "submitted", "stages": {}}
-        stages = status["stages"]  # JSON objects come back sorted by name; the plan's order is the useful one
-        status["stages"] = {n: stages[n] for n in [*info.get("order", []), *stages] if n in stages}
-        return cls(store, name, info, status)
+        return record
 
     def reopen(self) -> None:
         """Take the record over for another session of the same plan."""
@@ -182,18 +186,101 @@ class RunRecord:
         return self.store.exists(f"{self.folder}/cancel")
 
 
+def _read(store: Store, name: str) -> RunRecord | None:
+    """The record below `runs/name`; None where there is no `run.json`. Raises UserError where it is damaged."""
+    info = _read_json(store, f"runs/{name}/run.json")
+    if info is None:
+        return None
+    status = _read_json(store, f"runs/{name}/status.json")
+    if status is None:
+        status = {"state": "submitted", "stages": {}}
+    stages = status.get("stages")
+    if not isinstance(stages, dict):
+        raise _damaged(store, f"runs/{name}/status.json", "it has no stages")
+    # JSON objects come back sorted by name; the plan's order is the useful one
+    status["stages"] = {n: stages[n] for n in [*info.get("order", []), *stages] if n in stages}
+    return RunRecord(store, name, info, status)
+
+
+def _read_json(store: Store, path: str) -> dict[str, Any] | None:
+    try:
+        found = store.read_json(path)
+    except UnicodeDecodeError as error:
+        raise _damaged(store, path, str(error)) from None
+    if found is not None and not isinstance(found, dict):
+        raise _damaged(store, path, f"expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _damaged(store: Store, path: str, problem: str) -> UserError:
+    return UserError(f"{path} in the store {store.url} is damaged: {problem}", "put it back, or delete the file")
+
+
 def _unknown(store: Store, name: str) -> BadConfig:
     import difflib
 
-    near = difflib.get_close_matches(name, run_names(store), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = difflib.get_close_matches(name, run_names(store), n=3, cutoff=0.5)
+    there = [n for n in near if store.exists(f"runs/{n}/run.json")]
+    hint = f"did you mean {there[0]}? " if there else ""
     return BadConfig(f"no run {name!r} in the store {store.url}", f"{hint}`triptych status` lists the runs")
 
 
 def run_names(store: Store) -> list[str]:
-    """All runs of a store, oldest first."""
-    names = [os.path.basename(str(path).rstrip("/")) for path in store.list("runs")]
-    return sorted((n for n in names if NAME.match(n)), key=lambda n: (n.split("-")[-3:], n))
+    """All names below `runs/`, in the order in which the runs began; some may have no record, or a damaged one.
+
+    A name that was made tells when its run began; the record is read only of a run that was given its name.
+    """
+    names = [name for path in store.list("runs") if NAME.match(name := os.path.basename(str(path).rstrip("/")))]
+    began = {name: _moment(name) for name in names}
+    given = [name for name in names if began[name] is None]
+    began.update(zip(given, _concurrently(store, lambda name: _started(store, name), given), strict=True))
+    return sorted(names, key=lambda name: (began[name] or 0.0, name))
+
+
+def _moment(name: str) -> float | None:
+    """Seconds since 1970 that a name of `new_name` tells."""
+    found = MADE.search(name)
+    if found is None:
+        return None
+    try:
+        return calendar.timegm(time.strptime(found[1], "%Y%m%d-%H%M%S")) + int(found[2], 16) / 65536
+    except ValueError:
+        return None
+
+
+def _started(store: Store, name: str) -> float:
+    """When the run of a record began; 0 where it cannot be read."""
+    try:
+        return float((_read_json(store, f"runs/{name}/status.json") or {}).get("started") or 0.0)
+    except Unreachable:
+        raise
+    except (UserError, TypeError, ValueError):
+        return 0.0
+
+
+def load_runs(store: Store) -> tuple[list[RunRecord], dict[str, str]]:
+    """All records, oldest run first, and {name: what is wrong} of damaged ones. What has no `run.json` is no run."""
+
+    def read(name: str) -> RunRecord | str | None:
+        try:
+            return _read(store, name)
+        except Unreachable:
+            raise
+        except UserError as error:
+            return error.message
+
+    names = run_names(store)
+    found = dict(zip(names, _concurrently(store, read, names), strict=True))
+    damaged = {name: problem for name, problem in found.items() if isinstance(problem, str)}
+    return [record for record in found.values() if isinstance(record, RunRecord)], damaged
+
+
+def _concurrently(store: Store, call: Callable[[str], Read], names: list[str]) -> list[Read]:
+    """`call` of each name; many at a time where the store is remote."""
+    if store.local_root is not None or len(names) < 2:
+        return [call(name) for name in names]
+    with ThreadPoolExecutor(16) as threads:
+        return list(threads.map(call, names))
 
 
 def resolve_run(store: Store, name: str) -> RunRecord:
@@ -201,15 +288,20 @@ def resolve_run(store: Store, name: str) -> RunRecord:
 
     Raises:
         BadConfig: none or several match.
+        UserError: its record is damaged.
     """
+
+    def there(name: str) -> bool:
+        return store.exists(f"runs/{name}/run.json")
+
     if name == "latest":
-        names = run_names(store)
-        if not names:
+        newest = next(filter(there, reversed(run_names(store))), None)
+        if newest is None:
             raise BadConfig(f"the store {store.url} holds no runs", "start one: triptych run quickstart")
-        return RunRecord.load(store, names[-1])
-    if not NAME.match(name) or store.exists(f"runs/{name}/run.json"):
+        return RunRecord.load(store, newest)
+    if not NAME.match(name) or there(name):
         return RunRecord.load(store, name)
-    matches = [n for n in run_names(store) if n.startswith(name)]
+    matches = [n for n in run_names(store) if n.startswith(name) and there(n)]
     if len(matches) == 1:
         return RunRecord.load(store, matches[0])
     if matches:

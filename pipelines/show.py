@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ from cluster.files import cache_folder
 from cluster.store import Store
 from pipelines.display import console_out, duration, number
 from pipelines.runs import RunRecord, resolve_run
-from pipelines.status import near_stage
+from pipelines.status import find_key, near_stage, stage_rows
 
 MOST_FILES = 20
 
@@ -25,16 +24,8 @@ def find_manifest(store: Store, what: str, stage: str | None) -> tuple[Any, dict
     Raises:
         BadConfig: nothing of that name, or a stage that has no artifact.
     """
-    if stage is None and len(what) >= 6 and all(c in "0123456789abcdef" for c in what):
-        keys = sorted(key for key in store.keys() if key.startswith(what))
-        if len(keys) == 1:
-            return None, store.manifest(keys[0])
-        if len(keys) > 1:
-            told_apart = max(16, len(os.path.commonprefix(keys[:3])) + 4)
-            raise BadConfig(
-                f"{len(keys)} keys begin with {what}",
-                f"give more of the key: for instance {', '.join(key[:told_apart] for key in keys[:3])}",
-            )
+    if stage is None and (key := find_key(store, what)) is not None:
+        return None, store.manifest(key)
     record = resolve_run(store, what)
     if stage is None:
         return record, None
@@ -46,12 +37,18 @@ def find_manifest(store: Store, what: str, stage: str | None) -> tuple[Any, dict
 
 
 def print_record(record: RunRecord) -> None:
-    """A run's settings and outcome."""
+    """A run's outcome, its stages with their keys, and its settings."""
     console = console_out()
     console.print(f"[bold]{record.name}[/]  {record.state()}", highlight=False)
     for name in ("command", "store", "tracking", "git"):
         if record.info.get(name):
             console.print(f"{name}: {escape(str(record.info[name]))}", highlight=False, soft_wrap=True)
+    rows = stage_rows(record)
+    width = max((len(row["stage"]) for row in rows), default=0)
+    for row in rows:
+        seconds = duration(row.get("seconds")) if row["state"] in ("done", "cached") else "-"
+        line = f"  {row['stage']:<{width}}  {row['state']:<11}  {seconds:>9}  {row.get('key', '')[:16]}"
+        console.print(escape(line), highlight=False, soft_wrap=True)
     console.print_json(json.dumps(record.info.get("config") or {}))
 
 

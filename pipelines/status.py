@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cluster.errors import BadConfig
+from cluster.errors import BadConfig, Unreachable, UserError
 from cluster.store import Store
 from pipelines.plan import code_differences, differences, explain
 from pipelines.runs import RunRecord, resolve_run
+
+SHORT_KEY, LONG_KEY = 6, 32
+"""From how many hexadecimal digits on a word may be, and must be, an artifact's key."""
 
 
 def run_row(record: RunRecord) -> dict[str, Any]:
@@ -30,6 +34,12 @@ def run_row(record: RunRecord) -> dict[str, Any]:
         "counts": dict(counts),
         "mlflow": record.info.get("mlflow") or {},
     }
+
+
+def damaged_row(name: str, problem: str) -> dict[str, Any]:
+    """The line of a run whose record cannot be read."""
+    empty: dict[str, Any] = {"recipe": None, "started": None, "seconds": None, "counts": {}, "mlflow": {}}
+    return {"run": name, "state": "damaged", **empty, "problem": problem}
 
 
 def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
@@ -144,21 +154,60 @@ def compare(store: Store, first: RunRecord, second: RunRecord) -> dict[str, Any]
     }
 
 
+def find_key(store: Store, what: str) -> str | None:
+    """The key that is `what` or the only one that begins so; None where there is none, or `what` cannot begin one.
+
+    Raises:
+        BadConfig: several keys begin so, or it is a whole key that the store does not have.
+    """
+    if len(what) < SHORT_KEY or not all(c in "0123456789abcdef" for c in what):
+        return None
+    keys = sorted(key for key in store.keys() if key.startswith(what))
+    if len(keys) > 1:
+        told_apart = max(16, len(os.path.commonprefix(keys[:3])) + 4)
+        raise BadConfig(
+            f"{len(keys)} keys begin with {what}",
+            f"give more of the key: for instance {', '.join(key[:told_apart] for key in keys[:3])}",
+        )
+    if not keys and len(what) >= LONG_KEY:
+        raise BadConfig(f"no artifact {what} in the store {store.url}", "`triptych show RUN` lists the keys of a run")
+    return keys[0] if keys else None
+
+
 def verify_all(store: Store, what: str | None) -> dict[str, list[str]]:
-    """{key: problems} of one artifact, of a run's artifacts, or of all.
+    """{key: problems} of one artifact (by its key or a unique beginning), of a run's artifacts, or of all.
 
     Raises:
         BadConfig: nothing of that name.
     """
     if what is None:
         keys = list(store.keys())
-    elif len(what) >= 32 and all(c in "0123456789abcdef" for c in what):
-        keys = [what]
+    elif (key := find_key(store, what)) is not None:
+        keys = [key]
     else:
         record = resolve_run(store, what)
         keys = [e["key"] for e in record.status["stages"].values() if e.get("state") in ("done", "cached")]
-    manifests = store.manifests(keys)
-    found = {key: store.verify(manifest) for key, manifest in manifests.items()}
+    manifests, found = _readable(store, keys)
+    found.update({key: store.verify(manifest) for key, manifest in manifests.items()})
     if what is not None:
-        found.update({key: ["no manifest: the artifact is gone"] for key in keys if key not in manifests})
+        found.update({key: ["no manifest: the artifact is gone"] for key in keys if key not in found})
     return found
+
+
+def _readable(store: Store, keys: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """The manifests, and {key: [what is wrong]} of those that are damaged."""
+    try:
+        return store.manifests(keys), {}
+    except Unreachable:
+        raise
+    except UserError:  # one of them; which, is found by reading each
+        manifests: dict[str, dict[str, Any]] = {}
+        damaged: dict[str, list[str]] = {}
+        for key in keys:
+            try:
+                manifests.update(store.manifests([key]))
+            except Unreachable:
+                raise
+            except UserError as error:
+                damaged[key] = [error.message]
+        return manifests, damaged
