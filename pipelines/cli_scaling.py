@@ -37,7 +37,7 @@ def fit(
     bootstrap: Annotated[
         int, typer.Option("--bootstrap", metavar="N", min=0, help="Resamples for the intervals.")
     ] = 4000,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of the resamples.")] = 0,
     params: Annotated[str, _column("params", "Parameters of the model.")] = "params",
     tokens: Annotated[str, _column("tokens", "Tokens it was trained on, all epochs.")] = "tokens",
     loss: Annotated[str, _column("loss", "Its loss.")] = "loss",
@@ -124,6 +124,7 @@ def fit(
 
 
 def budget(
+    context: typer.Context,
     flops: Annotated[float | None, typer.Option("--flops", metavar="C", help="Training compute, such as 1e21.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Such as h100, a100, l4.")] = None,
     count: Annotated[int, typer.Option("--count", metavar="N", help="How many GPUs.")] = 1,
@@ -172,6 +173,14 @@ def budget(
     from tasks.scaling.budget import budget_of, plan_budget
     from tasks.scaling.budget import table as table_of
 
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if fitted is None:
+        _refuse_unused(given, OF_FIT, "--fit is not given", "add --fit FILE, or leave it out")
+    elif fitted.lower().endswith(".json"):
+        _refuse_unused(given, ("where",), f"{fitted} holds a fit, not rows", "give --fit the CSV file")
+    if table:
+        _refuse_unused(given, OF_BUDGET + OF_MACHINES, "--table has budgets of its own", "leave it out")
     laws = _laws(law, fitted, approach, where)
     if table:
         rows = table_of(laws)
@@ -181,6 +190,7 @@ def budget(
             for line in table_lines(rows):
                 typer.echo(line)
         return
+    _check_precision(precision)
     spent = budget_of(
         flops=flops,
         gpu=gpu,
@@ -193,6 +203,15 @@ def budget(
         precision=precision,
     )
     machines = _machines(cluster)
+    if flops is not None:
+        _refuse_unused(given, ("gpu", "count", "price"), "--flops is the whole budget", "leave it out")
+        if not machines:
+            why, remedy = "--flops names no GPU, and there is no cluster's file", "add --cluster, or leave it out"
+            _refuse_unused(given, ("mfu", "precision"), why, remedy)
+    elif money is not None:
+        _refuse_unused(given, ("count",), "--money buys GPU-hours, on however many GPUs", "leave it out")
+    else:
+        _refuse_unused(given, ("price",), "it is of --money", "leave it out, or say --money instead of the time")
     prices = _prices(node_price, [m.name for m in machines])
     _check_architecture(architecture)
     found = [plan_budget(each, spent, machines=machines, prices=prices, architecture=architecture) for each in laws]
@@ -204,6 +223,18 @@ def budget(
 
 
 # ---------------------------------------------------------------- helpers
+
+OF_BUDGET = ("flops", "gpu", "count", "days", "hours", "money", "price", "mfu", "precision")
+OF_MACHINES = ("cluster", "node_price", "architecture")
+OF_FIT = ("approach", "where")
+
+
+def _refuse_unused(given: set[str], names: tuple[str, ...], why: str, remedy: str) -> None:
+    """Refuse those of the given options that would be ignored."""
+    from cluster.errors import BadConfig
+
+    if wrong := [f"--{name.replace('_', '-')}" for name in names if name in given]:
+        raise BadConfig(f"no use for {', '.join(wrong)}: {why}", remedy)
 
 
 def _budget_json(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -238,7 +269,7 @@ def _laws(name: str | None, fitted: str | None, approach: str, where: list[str] 
         points = read_points(path, Columns(), where or ())
         found, _ = fit_all(points, [f"approach_{approach}"])
         own = law_of(found[f"approach_{approach}"], fitted, float(points.flops.max()), flops_factor=points.flops_factor)
-    return [own, *([published(name)] if name and name != "all" else [])]
+    return [own, *map(published, LAWS if name == "all" else [name] if name else [])]
 
 
 def _machines(cluster: str | None) -> list[Any]:
@@ -258,11 +289,20 @@ def _prices(words: list[str] | None, known: list[str]) -> dict[str, float]:
             prices[name] = float(value)
         except ValueError:
             raise BadConfig(f"--node-price {word!r} is not of the form NODE=USD") from None
+        if not 0 < prices[name] < float("inf"):
+            raise BadConfig(f"--node-price {word!r}: expected a positive number of USD an hour")
         if name not in known:
             raise BadConfig(
                 f"--node-price {word!r}: no such node type", f"known: {', '.join(known) or 'none; give --cluster'}"
             )
     return prices
+
+
+def _check_precision(name: str) -> None:
+    from cluster.errors import BadConfig
+
+    if name not in (known := ("bf16", "fp16", "fp32")):
+        raise BadConfig(f"--precision {name!r} is not known", f"known: {', '.join(known)}")
 
 
 def _check_architecture(name: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.cli import main
 from tasks.scaling.laws import read_law
+from tasks.scaling.published import LAWS
 from tests.tasks.scaling_data import EXPONENT_N, TRUE, isoflops
 
 
@@ -24,6 +25,7 @@ def csv(tmp_path: Path) -> Path:
 
 
 NAMES = ("--params", "N", "--tokens", "D")
+NODES = ("--cluster", "nodes.yaml")
 
 
 def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, csv: Path, tmp_path: Path) -> None:
@@ -53,6 +55,8 @@ def test_fit_prints_all_approaches_and_leaves_pictures_and_a_run(command: Any, c
     own = plan["laws"]["approach_3"]
     assert list(plan["laws"]) == ["approach_3"] and own["source"] == "out/fit.json"
     assert own["over_trained"] and own["nearest_preset"]["name"].startswith("gpt3")
+    words = ("--fit", "out/fit.json", "--law", "all", "--json")
+    assert list(json.loads(command("budget", "--flops", "1e22", *words).stdout)["laws"]) == ["approach_3", *LAWS]
 
 
 @pytest.fixture
@@ -137,6 +141,8 @@ def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "8 H100 for 72 hours" in done.stdout and "3.0 days (1.5 on 2), 2,160 USD" in done.stdout
     assert "epoch" in done.stdout and "chinchilla-1" in done.stdout and "nearest     gpt3-2.7B" in done.stdout
+    priced = command("budget", "--flops", "1e21", "--mfu", "0.3", "--precision", "fp16")  # of the cluster's GPUs
+    assert priced.returncode == 0 and "on 2" in priced.stdout, priced.stderr
     table = command("budget", "--table", "--law", "chinchilla").stdout
     assert "Gopher" in table and "63.5B / 1.32T" in table
 
@@ -168,6 +174,19 @@ def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
         (("budget", "--flops", "1e21", "--cluster", "gone.yaml"), ["gone.yaml"]),
         (("budget", "--flops", "1e21", "--node-price", "gpu=2"), ["no such node type"]),
         (("budget", "--flops", "1e21", "--architecture", "rnn"), ["--architecture 'rnn'"]),
+        (("budget", "--flops", "1e20", "--count", "8"), ["no use for --count", "--flops is the whole budget"]),
+        (("budget", "--flops", "1e20", "--gpu", "nosuch", "--price", "3"), ["no use for --gpu, --price"]),
+        (("budget", "--flops", "1e20", "--precision", "fp8"), ["--precision 'fp8' is not known", "bf16, fp16, fp32"]),
+        (("budget", "--flops", "1e20", "--mfu", "0.4"), ["no use for --mfu", "names no GPU", "add --cluster"]),
+        (("budget", "--flops", "1e20", "--approach", "9"), ["no use for --approach", "--fit is not given"]),
+        (("budget", "--flops", "1e20", "--where", "a=b"), ["no use for --where", "--fit is not given"]),
+        (("budget", "--flops", "1e20", "--fit", "a.json", "--where", "a=b"), ["a.json holds a fit, not rows"]),
+        (("budget", "--money", "9", "--gpu", "l4", "--price", "1", "--count", "2"), ["no use for --count", "--money"]),
+        (("budget", "--days", "1", "--gpu", "l4", "--price", "1"), ["no use for --price", "it is of --money"]),
+        (("budget", "--table", "--gpu", "l4", "--node-price", "a=1"), ["no use for --gpu, --node-price: --table"]),
+        (("budget", "--flops", "1e20", *NODES, "--node-price", "w=-5"), ["'w=-5': expected a positive number"]),
+        (("budget", "--flops", "1e20", *NODES, "--node-price", "w=nan"), ["'w=nan': expected a positive number"]),
+        (("fit", "points.csv", *NAMES, "--seed", "-1"), ["--seed", "greater than or equal to 0"]),
     ],
 )
 def test_mistakes_are_named(
@@ -184,11 +203,12 @@ def test_mistakes_are_named(
     for name, unit in (("few", "nats"), ("unit", "bits")):
         rows = "".join(f"{row},{unit}\n" for row in ("1e8,2e9,3", "2e8,3e9,2.9", "4e8,5e9,2.8"))
         (tmp_path / f"{name}.csv").write_text("params,tokens,loss,unit\n" + rows)
+    (tmp_path / NODES[1]).write_text("available_node_types: { w: { resources: { GPU: 1 } } }\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["triptych", *words])
     with pytest.raises(SystemExit) as ended:
         main()
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: "), error
+    assert ended.value.code == 2 and error.startswith(("error: ", "Usage: ")), error
     for part in said:
         assert part in error, error
