@@ -18,7 +18,7 @@ from modeling.hardware import gpu
 from modeling.memory import GIB, most_rows
 from modeling.step_time import CPU_CORE, Device, Network, Step, gpu_device, gpu_network, step_time
 from pipelines.capacity import Need, Training, needs
-from pipelines.plan import CACHED, Plan
+from pipelines.plan import Plan
 
 DEFAULT_CLUSTER = "ray_config.yaml"
 CPU_MEMORY_SHARE = 0.9
@@ -146,8 +146,9 @@ def forecast(plan: Plan, cluster: str | None = None, gpu_name: str = "") -> Fore
     """
     path = Path(cluster or DEFAULT_CLUSTER)
     machines = read_cluster(path) if cluster or path.is_file() else []
-    nodes = [step.node for step in plan.steps.values() if step.state != CACHED]
-    found = needs(nodes, gpu_name=gpu_name, machines=machines)
+    if gpu_name:
+        gpu(gpu_name)  # also where no stage asks for one: a wrong name is a mistake
+    found = needs([plan.steps[name].node for name in plan.to_run], gpu_name=gpu_name, machines=machines)
     small = _small_runs(plan)
     shown = [(next((s for s in need.stages if s not in small), ""), need.training) for need in found]
     choices = [choose(stage, training, machines) for stage, training in shown if stage and training.steps]

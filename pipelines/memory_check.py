@@ -14,7 +14,7 @@ from modeling.errors import ConfigError
 from modeling.hardware import gpu
 from pipelines.capacity import needs, refuse, training_of
 from pipelines.cluster_plan import DEFAULT_CLUSTER
-from pipelines.plan import CACHED, Plan
+from pipelines.plan import Plan
 
 OTHERWISE = "--skip-memory-check (check_memory=False in Python) starts it all the same"
 
@@ -28,7 +28,7 @@ def check_memory(plan: Plan, address: str | None, joined: ExitStack, **connectin
     Raises:
         BadConfig: one cannot fit; with what would.
     """
-    todo = [step.node for step in plan.steps.values() if step.state != CACHED]
+    todo = [plan.steps[name].node for name in plan.to_run]
     training = [node for node in todo if training_of(node.task) is not None]
     machines: Sequence[Machine] = ()
     cluster = joins(address)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from cluster.errors import BadConfig
 from pipelines.plan import CACHED, Step
 from pipelines.pool import Pool, demand
+from pipelines.sweep import PRUNED
 from tasks.base import Runtime
 
 QUICK_SECONDS = 0.5
@@ -43,7 +44,7 @@ class Placement:
         self._weights = _weights(steps)
         self._groups = [name for name, step in steps.items() if step.node.task.runtime.workers > 1]
         for name, step in steps.items():
-            if step.state != CACHED and pool.fixed and pool.slots > 1:
+            if step.state not in (CACHED, PRUNED) and pool.fixed and pool.slots > 1:
                 _check(name, step.node.task.runtime, pool)
 
     def took(self, seconds: float) -> None:

@@ -1,16 +1,23 @@
 """What training stages need, on which memory, what is refused and what is offered instead; shapes of a cluster."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from cluster.errors import BadConfig
 from cluster.machines import Machine
+from cluster.store import Store
 from modeling.architecture import preset
+from modeling.errors import ConfigError
 from modeling.memory import GIB
 from modeling.schedule import LoopConfig
 from pipelines.capacity import Room, advice, needs, refuse, room_of, training_of
-from pipelines.cluster_plan import choose
+from pipelines.cluster_plan import choose, forecast
 from pipelines.code import CodeIndex
 from pipelines.graph import Graph, Pipeline
+from pipelines.memory_check import check_memory
+from pipelines.session import Request, make_plan
+from pipelines.sweep import PRUNED
 from tasks.base import Runtime
 from tasks.examples import MakeExamples
 from tasks.ingest import Ingest
@@ -154,3 +161,21 @@ def test_a_stage_without_gpus_is_planned_on_cpu_machines(corpus):
     choice = choose("pretrain", training, [Machine("cpu", "", 0, 16, 64, 6, 0.8, most=2), Machine("g", "L4", 4)])
     assert {option.machine.name for option in choice.options} == {"cpu"}
     assert choice.fastest is not None and choice.fastest.workers <= 8  # never more workers than rows
+
+
+def test_what_a_sweep_leaves_out_is_neither_forecast_nor_refused(corpus, tmp_path):
+    task = pretrain(corpus, memory_gb=0.5)
+    plan = make_plan(Request(Pipeline(task)), Store(str(tmp_path / "store")))
+    assert [need.stages for need in forecast(plan).needs] == [["pretrain"]]
+    with ExitStack() as joined, pytest.raises(BadConfig, match="stage pretrain"):
+        check_memory(plan, "inline", joined)
+    plan.steps["pretrain"].state = PRUNED
+    assert forecast(plan).needs == []
+    with ExitStack() as joined:
+        check_memory(plan, "inline", joined)
+
+
+def test_a_gpu_s_name_is_checked_where_no_stage_asks_for_one(corpus, tmp_path):
+    plan = make_plan(Request(Pipeline(pretrain(corpus))), Store(str(tmp_path / "store")))
+    with pytest.raises(ConfigError, match="unknown GPU 'h1000'; did you mean"):
+        forecast(plan, gpu_name="h1000")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ def broken(tmp_path: Path) -> tuple[str, ...]:
 
 def test_run_refuses_as_plan_does_and_starts_nothing(command: Any, tmp_path: Path, broken: tuple[str, ...]) -> None:
     words = (*broken, "placement.memory_gb=0.5")
-    planned = command("plan", *words[:-3], words[-1])
+    planned = command("plan", *words)
     refused = command("run", *words)
     check_error(refused, 2, "stage pretrain", "placement.memory_gb has 0.47 GiB", "--skip-memory-check")
     message = refused.stderr.splitlines()[0]
@@ -33,6 +35,20 @@ def test_the_flag_starts_it_all_the_same(command: Any, tmp_path: Path, broken: t
     done = command("run", *broken, "placement.memory_gb=0.5", "--skip-memory-check")
     check_error(done, 1, "stage ingest failed")
     assert list((tmp_path / "store" / "runs").iterdir())
+
+
+def test_a_line_of_run_is_one_of_plan(command: Any, broken: tuple[str, ...]) -> None:
+    words = (*broken, "placement.memory_gb=0.5", "--keep-going", "--name", "mine", "--json")
+    check_error(command("plan", *words), 2, "stage pretrain", "placement.memory_gb has 0.47 GiB")
+    planned = command("plan", *words, "--skip-memory-check")
+    assert planned.returncode == 0 and not json.loads(planned.stdout)["memory"][0]["fits"], planned.stderr
+
+
+def test_plan_takes_every_option_of_run() -> None:
+    from pipelines import cli_run
+
+    run, plan = (inspect.signature(each).parameters.keys() for each in (cli_run.run, cli_run.plan))
+    assert run - plan == set()
 
 
 def test_a_pipeline_without_training_is_never_refused(toy_run: Any) -> None:

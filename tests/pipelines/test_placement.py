@@ -13,6 +13,7 @@ from pipelines.graph import Pipeline
 from pipelines.placement import Placement
 from pipelines.pool import InlinePool
 from pipelines.session import Request, make_plan
+from pipelines.sweep import PRUNED
 from tasks.base import Runtime
 from tests.recipes.toy import Count, Read, Steps
 
@@ -23,7 +24,9 @@ class TwoCores(InlinePool):
     slots = 2.0
 
 
-def placed(tmp_path: Path, text: Path, states: dict[str, str], runtime: Runtime) -> tuple[Placement, Any]:
+def placed(
+    tmp_path: Path, text: Path, states: dict[str, str], runtime: Runtime, planned: str = ""
+) -> tuple[Placement, Any]:
     read = Read(source=str(text))
     words = Count(corpus=read, name="words")
     side = [Count(corpus=read, counter="letters", seconds=s, name=f"side-{s}") for s in (1, 2)]
@@ -31,6 +34,7 @@ def placed(tmp_path: Path, text: Path, states: dict[str, str], runtime: Runtime)
     last = Steps(model=words, steps=3, name="last")
     request = Request(Pipeline([*side, group, last]), store=str(tmp_path / "store"))
     plan = make_plan(request, Store(request.store))
+    plan.steps["group"].state = planned or plan.steps["group"].state
     pool = TwoCores(Store(request.store), lambda events: None)
     return Placement(plan.steps, pool, lambda name: states.get(name, "pending")), plan
 
@@ -71,3 +75,4 @@ def test_what_can_never_be_placed_is_refused(tmp_path: Path, text: Path) -> None
         placed(tmp_path, text, {}, Runtime(workers=3))
     with pytest.raises(BadConfig, match="asks for 1 GPUs"):
         placed(tmp_path, text, {}, Runtime(gpus=1))
+    placed(tmp_path, text, {}, Runtime(workers=3, gpus=1), planned=PRUNED)  # is never to be
