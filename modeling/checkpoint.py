@@ -44,8 +44,15 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def load_head(folder: Path) -> dict[str, Any]:
-    """{name, settings} of a saved model's head."""
-    return dict(_saved(folder)["head"])
+    """{name, settings} of a saved model's head. Raises ConfigError, naming the file, where it is none."""
+    head = _saved(folder).get("head")
+    whole = isinstance(head, dict) and isinstance(head.get("settings"), dict) and isinstance(head.get("name"), str)
+    if not whole or (head["name"] and head["name"] not in HEADS):
+        raise ConfigError(
+            f"{folder / CONFIG}: head is {head!r}, expected its name (none, or one of {', '.join(HEADS)}) and settings",
+            "take the file that was written with the weights",
+        )
+    return dict(head)
 
 
 def _saved(folder: Path) -> dict[str, Any]:

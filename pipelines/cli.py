@@ -27,12 +27,12 @@ def fail(message: str) -> None:
 
 def main() -> None:
     """Entry point: exit codes 0 done, 1 a stage failed, 2 the call or config is wrong, 130 interrupted."""
-    from pipelines import cli_care, cli_model, cli_read, cli_run, cli_scaling
-
-    for module in (cli_run, cli_read, cli_model, cli_scaling, cli_care):
-        module.add(app)
-
+    out = sys.stdout
     try:
+        from pipelines import cli_care, cli_model, cli_read, cli_run, cli_scaling
+
+        for module in (cli_run, cli_read, cli_model, cli_scaling, cli_care):
+            module.add(app)
         app()
     except (UserError, ConfigError) as error:
         fail(str(error))
@@ -43,6 +43,10 @@ def main() -> None:
     except BrokenPipeError:  # `triptych … | head`
         sys.stderr.close()
         raise SystemExit(0) from None
+    except SystemExit:
+        if sys.stdout is not out:  # Typer met the closed pipe, and has put a silent stream in its place
+            raise SystemExit(0) from None
+        raise
 
 
 if __name__ == "__main__":

@@ -18,19 +18,22 @@ def pack(plan: Plan, store: Any, stage: str, to: Path) -> Path:
     """Write the job of a stage: its config and copies of its inputs. Returns `to`; a job is there whole, or not at all.
 
     Raises:
-        BadConfig: the stage is no pretraining, its inputs are not made yet, or `to` is not empty.
+        BadConfig: the stage is no pretraining, its inputs are not made yet, or `to` is no new or empty folder.
     """
     (name, *more) = sorted(stage_names(plan.graph, [stage], "--stage"))
     node = plan.graph.nodes[name]
     if more or not isinstance(node.task, Pretrain):
         found = [n.name for n in plan.graph.nodes.values() if isinstance(n.task, Pretrain)]
         raise BadConfig(f"--stage {stage}: expected one pretraining stage", f"the pipeline has {', '.join(found)}")
-    if to.exists() and any(to.iterdir()):
-        raise BadConfig(f"--to {to} is not empty", "give a new folder")
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise BadConfig(f"--to {to} is {'not empty' if to.is_dir() else 'a file'}", "give a new folder")
     manifests = _inputs(plan, {field: stages[0] for field, stages in node.inputs.items()})
     partial = to.parent / f".partial-{to.name}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise BadConfig(f"--to {to} cannot be made: {error.strerror or error}", "give a new folder") from None
     for field, manifest in manifests.items():
         shutil.copytree(store.fetch(manifest, cache_folder() / "artifacts"), partial / field)
     facts = {field: {"key": m["key"], "kind": m["kind"]} for field, m in manifests.items()}

@@ -42,6 +42,15 @@ def test_a_classifier_takes_the_trunk_of_a_language_model(tmp_path):
         load_transformer(tmp_path, SequenceClassifier(preset("modern-tiny", vocab_size=500), 3).transformer)
 
 
+@pytest.mark.parametrize(
+    "head", [None, {}, [], {"name": "language-model"}, {"name": 1, "settings": {}}, {"name": "tail", "settings": {}}]
+)
+def test_a_head_that_cannot_be_one_is_named(tmp_path, head):
+    (tmp_path / "config.json").write_text(json.dumps({"model": CONFIG.model_dump(mode="json"), "head": head}))
+    with pytest.raises(ConfigError, match="config.json: head is .*, expected its name .* language-model"):
+        load_model(tmp_path)
+
+
 def test_electra_goes_on_from_its_discriminator_or_from_another_encoder(tmp_path):
     """What is kept of it goes back to where it was, with the embeddings that the generator shares."""
     fields = {"layers": 2, "width": 32, "heads": 2, "ff_width": 64, "max_length": 32, "generator_share": 0.5}

@@ -36,5 +36,8 @@ def test_a_stage_becomes_a_job_once_its_inputs_are_made(command: Any, tmp_path: 
     assert (stage.loop.steps, runtime.workers, runtime.zero_stage) == (3, 2, 2)
     assert (tmp_path / "job/examples/examples.json").is_file() and (tmp_path / "job/tokenizer/tokenizer.json").is_file()
     assert "is not empty" in command("pack", "bert", *WORDS, "--store", "store", "--to", "job").stderr
+    for to, said in (("corpus.jsonl", "--to corpus.jsonl is a file"), ("corpus.jsonl/job", "cannot be made")):
+        wrong = command("pack", "bert", *WORDS, "--store", "store", "--to", to)
+        assert wrong.returncode == 2 and said in wrong.stderr, wrong.stderr
     wrong = command("pack", "bert", *WORDS, "--store", "store", "--to", "other", "--stage", "examples")
     assert "expected one pretraining stage" in wrong.stderr and "pretrain" in wrong.stderr
