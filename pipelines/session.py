@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import BadConfig, Unreachable
+from cluster.errors import BadConfig, Unreachable, UserError
 from cluster.store import Store
 from pipelines.code import ROOT, CodeIndex
 from pipelines.graph import Graph, Pipeline
@@ -164,6 +164,11 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
         artifacts = {name: step.manifest for name, step in plan.steps.items() if step.manifest}
         return Result(before.name if before else "", "nothing", before, artifacts, store, _report_of(before))
     with contextlib.ExitStack() as joined:
+        if request.address not in (None, "inline") and not store.in_process:  # before there is a record of it
+            from cluster.connect import connect, shutdown
+
+            if connect(request.address, **_connecting(request)):
+                joined.callback(shutdown)
         if request.check_memory:
             from pipelines.memory_check import check_memory
 
@@ -189,6 +194,9 @@ def _carry_out(request: Request, watcher: Watcher, store: Store, plan: Plan, bef
         state = _execute(request, store, plan, record, tracked, watcher)
     except KeyboardInterrupt:  # before the executor could take it
         state = "cancelled"
+    except UserError as error:  # of no stage: Ray did not start, the store is full
+        record.notice(error.message, error.remedy)
+        raise
     finally:
         _finish(request, store, plan, record, tracked, state)
         watcher.closed()

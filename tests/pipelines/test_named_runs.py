@@ -1,4 +1,4 @@
-"""A run's name stands for one plan: its record is continued, and never written over by another."""
+"""A run's name stands for one plan: its record is continued, never written over by another, and says what ended it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import BadConfig
+from cluster.errors import BadConfig, Unreachable
 from cluster.store import Store
 from pipelines.gc import collect
-from pipelines.runs import RunRecord
+from pipelines.runs import RunRecord, run_names
 
 
 def record_bytes(store: Path) -> dict[str, bytes]:
@@ -84,3 +84,18 @@ def test_of_two_drivers_that_begin_a_name_one_is_refused(tmp_path: Path) -> None
     RunRecord.create(store, "x", {"plan": "p"}, {})
     with pytest.raises(BadConfig, match="a run x has begun meanwhile"):
         RunRecord.create(store, "x", {"plan": "q"}, {})
+
+
+def test_an_unreachable_cluster_leaves_no_run(toy_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="no Ray cluster answers at 127.0.0.1:1"):
+        toy_run(address="127.0.0.1:1")
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_what_ends_a_run_before_its_stages_is_in_its_record(toy_run: Any) -> None:
+    with pytest.raises(BadConfig):
+        toy_run(store="memory://named", address="auto")
+    store = Store("memory://named")
+    record = RunRecord.load(store, run_names(store)[-1])
+    assert record.state() == "failed"
+    assert "lives inside one process" in record.status["notices"][0]["message"]
