@@ -10,7 +10,12 @@ import typer
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or your own file.py:function.")]
 WordsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]…", help="Settings, for instance pretrain.steps=200.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value]…",
+        help="Settings, for instance pretrain.steps=200; and tracking=URI of MLflow, or off "
+        "[default: $TRIPTYCH_TRACKING, or SQLite beside the store].",
+    ),
 ]
 ConfigOption = Annotated[str | None, typer.Option("--config", metavar="FILE.yaml", help="Settings from a YAML file.")]
 StoreOption = Annotated[
