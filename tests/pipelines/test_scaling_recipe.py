@@ -115,7 +115,7 @@ def test_what_cannot_be_swept_is_refused_by_name(tmp_path, words, message):
 
 
 def paragraphs(count: int) -> list[str]:
-    """Of words that a Markov chain chooses, each by Zipf's law among the followers of the one before; always the same."""
+    """Of words that a Markov chain chooses, each by Zipf's law among those that may follow; always the same."""
     rng = random.Random(0)
     syllables = ["ka", "lo", "mi", "tu", "re", "sa", "no", "vi", "pe", "do", "shi", "an", "el", "or", "ust"]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(300)]
