@@ -57,7 +57,7 @@ def _another(record: RunRecord, recipe: str, plan: Plan) -> str:
     keys = plan.keys()
     differ = [name for name in dict.fromkeys([*before, *keys]) if before.get(name) != keys.get(name)]
     more = f" and {len(differ) - MOST_STAGES} more" if len(differ) > MOST_STAGES else ""
-    return f"of {recipe} with other settings or code: stages {', '.join(differ[:MOST_STAGES])}{more} differ"
+    return f"of {recipe} with other stages, settings or code: {', '.join(differ[:MOST_STAGES])}{more}"
 
 
 def open_record(

@@ -11,10 +11,11 @@ from typing import Any
 from cluster.errors import BadConfig, UserError
 from cluster.files import is_remote, local_path, split_list
 from cluster.store import Store
+from cluster.tracking_uri import redact
 from pipelines.config import find_recipe, validate
 from pipelines.opening import request_facts
 from pipelines.runs import RunRecord, new_name
-from pipelines.session import Request
+from pipelines.session import TRACKING_OFF, Request, default_tracking
 from pipelines.submit import CONFIG_FILE, client, ended, follow, submit
 from pipelines.submitted import follow_up
 
@@ -43,8 +44,9 @@ def send(request: Request, address: str, *, wait: bool) -> int:
     label = request.label
     inside = label if not request.import_paths else f"{Path(label.rpartition(':')[0]).name}:{label.rpartition(':')[2]}"
     arguments = [inside, "--config", CONFIG_FILE, "--store", where.url]
+    tracking = _absolute_tracking(request.tracking or default_tracking(where))
     if request.tracking:
-        arguments.append(f"tracking={_absolute_tracking(request.tracking)}")
+        arguments.append(f"tracking={tracking}")
     for flag, values in (("--only", request.only), ("--force", request.force)):
         for value in values:
             arguments += [flag, value]
@@ -56,6 +58,7 @@ def send(request: Request, address: str, *, wait: bool) -> int:
     client(address)  # before anything is written
     name = new_name(request.recipe)
     facts = {**request_facts(request), "store": where.url, "submitted": address}
+    facts["tracking"] = None if tracking == TRACKING_OFF else redact(tracking)
     paths = list(request.import_paths)
     with _left_for_the_driver(where, name, facts):
         submit(address, name=name, arguments=arguments, label=label, config=config, import_paths=paths)

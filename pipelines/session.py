@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -164,16 +165,23 @@ def _run(request: Request, watcher: Watcher, store: Store | None = None) -> Resu
         artifacts = {name: step.manifest for name, step in plan.steps.items() if step.manifest}
         return Result(before.name if before else "", "nothing", before, artifacts, store, _report_of(before))
     with contextlib.ExitStack() as joined:
-        if request.address not in (None, "inline") and not store.in_process:  # before there is a record of it
-            from cluster.connect import connect, shutdown
-
-            if connect(request.address, **_connecting(request)):
-                joined.callback(shutdown)
+        if request.address not in (None, "inline") and not store.in_process:
+            _join(request, joined)
         if request.check_memory:
             from pipelines.memory_check import check_memory
 
             check_memory(plan, request.address, joined, **_connecting(request))
         return _carry_out(request, watcher, store, plan, before)
+
+
+def _join(request: Request, joined: contextlib.ExitStack) -> None:
+    """Join the cluster before there is a record; where it does not answer, its error says all that Ray had to say."""
+    from cluster.aside import aside
+    from cluster.connect import connect, shutdown
+
+    with tempfile.TemporaryDirectory(prefix="triptych-") as folder, aside(Path(folder) / "ray.log"):
+        if connect(request.address, **_connecting(request)):
+            joined.callback(shutdown)
 
 
 def _carry_out(request: Request, watcher: Watcher, store: Store, plan: Plan, before: RunRecord | None) -> Result:

@@ -21,7 +21,7 @@ def record_bytes(store: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("change", "options", "said"),
     [
-        ({"train": {"steps": 9}}, {}, "of toy with other settings or code: stages train, join differ"),
+        ({"train": {"steps": 9}}, {}, "of toy with other stages, settings or code: train, join"),
         ({}, {"recipe": "other"}, "of recipe toy, not of other"),
     ],
 )
