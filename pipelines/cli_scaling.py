@@ -203,15 +203,9 @@ def budget(
         precision=precision,
     )
     machines = _machines(cluster)
-    if flops is not None:
-        _refuse_unused(given, ("gpu", "count", "price"), "--flops is the whole budget", "leave it out")
-        if not machines:
-            why, remedy = "--flops names no GPU, and there is no cluster's file", "add --cluster, or leave it out"
-            _refuse_unused(given, ("mfu", "precision"), why, remedy)
-    elif money is not None:
-        _refuse_unused(given, ("count",), "--money buys GPU-hours, on however many GPUs", "leave it out")
-    else:
-        _refuse_unused(given, ("price",), "it is of --money", "leave it out, or say --money instead of the time")
+    if flops is not None and gpu is None and not machines:
+        why, remedy = "--flops names no GPU, and there is no cluster's file", "add --gpu or --cluster, or leave it out"
+        _refuse_unused(given, ("mfu", "precision"), why, remedy)
     prices = _prices(node_price, [m.name for m in machines])
     _check_architecture(architecture)
     found = [plan_budget(each, spent, machines=machines, prices=prices, architecture=architecture) for each in laws]

@@ -57,8 +57,8 @@ def budget_of(
     """A budget in FLOPs, in GPU-time or in money.
 
     Args:
-        flops: directly.
-        gpu, count, days, hours: so many GPUs for so long, at `mfu` of their peak.
+        flops: directly; with `gpu` it is said how long `count` of them take, and with `price` what they cost.
+        gpu, count, days, hours: so many GPUs for so long, at `mfu` of their peak; with `price` at what cost.
         money, price: what may be spent, and what one GPU costs an hour, in one currency; `count` only says how
             long it takes.
 
@@ -80,22 +80,35 @@ def budget_of(
             f"{len(given)} budgets are given{': ' + ', '.join(given) if given else ''}; one is needed",
             "say --flops C, or --gpu h100 --count 8 --days 3, or --money 10000 --gpu h100 --price 2.5",
         )
-    if flops is not None:
+    if flops is not None and gpu is None:
+        if count != 1 or price is not None:
+            raise BadConfig("--count and --price need --gpu", "name the GPU, such as --gpu h100")
         return Budget(flops, f"{flops:.3g} FLOPs", mfu, precision)
     if gpu is None:
         raise BadConfig(f"{given[0]} needs --gpu", "name the GPU, such as --gpu h100")
     peak, name = gpu_flops(gpu, precision), find_gpu(gpu).name
+    rate = f"MFU {mfu:g} of {peak / 1e12:g} {precision} TFLOP/s"
+    if flops is not None:
+        gpu_hours = flops / (3600 * peak * mfu)
+        said = f"{flops:.3g} FLOPs: {_taken(gpu_hours, count, name, price)}, {rate}"
+        return Budget(flops, said, mfu, precision)
     if money is not None:
         if price is None:
             raise BadConfig("--money needs --price", "say what one GPU costs an hour, in the same currency")
         gpu_hours = money / price
-        said = f"{money:g} at {price:g} a GPU-hour: {gpu_hours:,.0f} hours of {name}"
+        said = f"{money:g} at {price:g} a GPU-hour: {_taken(gpu_hours, count, name)}"
     else:
         gpu_hours = count * (24 * (days or 0.0) + (hours or 0.0))
         said = f"{count} {name} for {gpu_hours / count:g} hours"
-    return Budget(
-        gpu_hours * 3600 * peak * mfu, f"{said}, MFU {mfu:g} of {peak / 1e12:g} {precision} TFLOP/s", mfu, precision
-    )
+        said += f" at {price:g} each: {gpu_hours * price:,.0f}" if price is not None else ""
+    return Budget(gpu_hours * 3600 * peak * mfu, f"{said}, {rate}", mfu, precision)
+
+
+def _taken(gpu_hours: float, count: int, name: str, price: float | None = None) -> str:
+    """How long so many GPUs take, and what that costs."""
+    many = f", {gpu_hours / count:,.1f} hours on {count}" if count > 1 else ""
+    cost = f", {gpu_hours * price:,.0f} at {price:g} a GPU-hour" if price is not None else ""
+    return f"{gpu_hours:,.0f} hours of {name}{many}{cost}"
 
 
 def plan_budget(

@@ -82,7 +82,7 @@ def test_budgets_and_warmups_become_steps():
     with pytest.raises(ConfigError, match="no formula"):
         resolved(LoopConfig(flops=1e9), row_tokens=100)
     with pytest.raises(ConfigError, match="warmup_steps 100 is more than steps 10"):
-        resolved(LoopConfig(tokens=10_000, warmup_tokens=100_000, batch_size=10), row_tokens=100)
+        resolved(LoopConfig(flops=10_000, warmup_tokens=100_000, batch_size=10), row_tokens=100, flops_per_token=1)
 
 
 def test_what_cannot_be_is_refused():

@@ -108,6 +108,15 @@ def test_over_trained_options_have_the_same_loss_and_cost_more(factor: float) ->
     assert extra == sorted(extra) and extra[0] > 0
 
 
+def test_what_a_budget_takes_on_gpus_is_said() -> None:
+    said = budget_of(flops=1e22, gpu="h100", count=64, price=2.5).said
+    hours = 1e22 / (3600 * 989e12 * 0.4)
+    assert f"1e+22 FLOPs: {hours:,.0f} hours of H100" in said
+    assert f"{hours / 64:,.1f} hours on 64" in said and f"{hours * 2.5:,.0f} at 2.5 a GPU-hour" in said
+    assert "400 hours of H100, 50.0 hours on 8" in budget_of(money=1000, price=2.5, gpu="h100", count=8).said
+    assert "8 H100 for 72 hours at 2.5 each: 1,440" in budget_of(gpu="h100", count=8, days=3, price=2.5).said
+
+
 def test_budgets_in_time_and_money() -> None:
     day = 86_400 * 989e12 * 0.4
     assert budget_of(gpu="h100", count=8, days=3).flops == pytest.approx(24 * day)
