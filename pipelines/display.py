@@ -157,7 +157,7 @@ class Progress(Watcher):
             entries = shown
         for name, entry in entries:
             state = entry.get("state", "pending")
-            colour = COLOURS.get(state, "")
+            colour = COLOURS.get(state, "default")
             seconds = entry.get("seconds")
             if state == "running":
                 seconds = time.time() - entry.get("began", time.time())

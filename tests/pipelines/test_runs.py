@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.errors import BadConfig, UserError
 from cluster.store import Store
+from pipelines.display_plan import print_runs, print_status
 from pipelines.gc import collect
 from pipelines.runs import NAME, RunRecord, load_runs, new_name, resolve_run, run_names
 
@@ -97,3 +99,12 @@ def test_status_lists_damaged_runs_and_gc_names_them(stray: Store, command: Any)
         collect(stray, delete=True)
     assert [item["path"] for item in collect(stray, delete=True, forget=["good"])["items"]] == ["runs/good"]
     assert collect(stray, delete=True)["items"] == []
+
+
+@pytest.mark.parametrize("state", ["submitted", "interrupted", "damaged", "of-a-later-version"])
+def test_every_state_can_be_shown(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A state without a colour ended `status` with an error of markup."""
+    row: dict[str, Any] = {"run": "r", "state": state, "counts": {}, "notices": []}
+    print_runs([row], Console(width=80))
+    print_status({**row, "stages": [{"stage": "s", "state": state}]}, Console(width=80))
+    assert capsys.readouterr().out.count(state) == 3
