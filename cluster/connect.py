@@ -47,6 +47,9 @@ def connect(address: str | None, *, import_paths: Iterable[str] = (), code: Code
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if address not in (None, "auto", "inline") and "ray" not in sys.modules:
+        _probe(address)
+        use_token(address)  # Ray reads it when it is imported
     import ray
 
     if ray.is_initialized():

@@ -26,7 +26,7 @@ def send(request: Request, address: str, *, wait: bool) -> int:
     """Submit a request; with `wait` follow it to its end. Returns the exit code.
 
     Raises:
-        BadConfig: the cluster could not reach the store, or would lose what MLflow is told.
+        BadConfig: the cluster could not reach the store.
         Unreachable: no job server answers at `address`.
     """
     import typer
@@ -36,10 +36,11 @@ def send(request: Request, address: str, *, wait: bool) -> int:
     if where.in_process:
         raise BadConfig(f"store {where.url} lives inside one process", "give the cluster a folder or an object store")
     if where.local_root is None and not request.tracking:
-        raise BadConfig(
-            f"tracking is not set, and beside the store {where.url} there is no place for MLflow's database: it would "
-            "be lost with the job's temporary folder",
-            "give tracking=http://HOST:PORT of an MLflow server (or TRIPTYCH_TRACKING), or tracking=off",
+        typer.echo(
+            f"warning: tracking is not set, and beside the store {where.url} there is no place for MLflow's database: "
+            "it will be lost with the job's temporary folder. Give tracking=http://HOST:PORT of an MLflow server (or "
+            "TRIPTYCH_TRACKING), or tracking=off.",
+            err=True,
         )
     label = request.label
     inside = label if not request.import_paths else f"{Path(label.rpartition(':')[0]).name}:{label.rpartition(':')[2]}"
