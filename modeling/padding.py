@@ -28,8 +28,8 @@ MULTIPLE = 8
 def trimmed(batch: dict[str, Tensor], rows: Mapping[str, np.ndarray], multiple: int = MULTIPLE) -> dict[str, Tensor]:
     """The batch with each side's columns cut after the last that a row's attention mask shows.
 
-    A batch with other keys than the objectives' of tokens (word vectors, permutations) is left as it is, and so is a
-    side without a mask.
+    Labels of whole rows, [B], stay. A batch with other keys than the objectives' of tokens (word vectors,
+    permutations) is left as it is, and so is a side without a mask.
 
     Args:
         batch: on any device.
@@ -46,7 +46,7 @@ def trimmed(batch: dict[str, Tensor], rows: Mapping[str, np.ndarray], multiple: 
     for mask, names in sides:
         if mask not in rows or (length := _shown(rows[mask], multiple)) >= rows[mask].shape[1]:
             continue
-        out |= {name: batch[name][:, :length] for name in names if name in batch}
+        out |= {name: batch[name][:, :length] for name in names if name in batch and batch[name].dim() > 1}
     return out
 
 

@@ -42,6 +42,7 @@ class Cooccurrence(Objective):
     """The objective; `settings` has window, x_max, alpha."""
 
     columns = ()
+    shares_padding = True
     settings: CooccurrenceSettings
 
     @classmethod

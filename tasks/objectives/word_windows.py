@@ -54,6 +54,7 @@ class SkipGram(Objective):
     """
 
     columns = ()
+    shares_padding = True
     settings: SkipGramSettings
 
     def draw(

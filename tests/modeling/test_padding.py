@@ -73,6 +73,13 @@ def test_electras_draws_stay_with_their_places() -> None:
     torch.testing.assert_close(model(whole).loss_sum, model(short).loss_sum)
 
 
+def test_labels_of_whole_rows_stay() -> None:
+    """As a classifier's micro-batches have them, of which another part of the batch had the longest row."""
+    batch = {**batch_for("encoder"), "labels": torch.tensor([0, 1, 1, 0])}
+    cut = trimmed(batch, on_host(batch))
+    assert cut["input_ids"].shape == (4, 24) and cut["labels"].tolist() == [0, 1, 1, 0]
+
+
 def test_what_is_not_known_or_has_nothing_to_cut_is_left_alone() -> None:
     batch = batch_for("encoder")
     assert trimmed({**batch, "ranks": batch["labels"]}, on_host(batch))["input_ids"].shape == (4, 60)

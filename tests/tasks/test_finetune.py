@@ -15,6 +15,7 @@ import torch
 from cluster.errors import BadConfig, BadData
 from modeling.architecture import TransformerConfig
 from modeling.schedule import warmup
+from tasks.base import Runtime
 from tasks.downstream.encode import Batches, Encoder, Feature, answer_tokens, best_span, collate, cut_longer, windows
 from tasks.downstream.spec import Row
 from tasks.evaluate import Evaluate, _load
@@ -92,6 +93,17 @@ def test_it_learns_sixteen_examples_and_the_same_seed_gives_the_same_bytes(tmp_p
     assert set(lines[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens"}
     again = evaluate(tmp_path / "again", one, data)
     assert again == score and digests(tmp_path / "score") == digests(tmp_path / "again")
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path: Path, tokenizer: Path) -> None:
+    """Texts of 2 to 20 words, so that most micro-batches are shorter than their batch."""
+    rows = [replace(row, text_a=" ".join([row.text_a] * (1 + n % 10))) for n, row in enumerate(class_rows())]
+    data = data_folder(tmp_path / "data", CLASSES, train=rows)
+    losses = []
+    for micro_batch in (0, 2):
+        model = tune(tmp_path / str(micro_batch), data, tokenizer, runtime=Runtime(micro_batch=micro_batch))
+        losses.append([json.loads(line)["loss"] for line in (model / "metrics.jsonl").read_text().splitlines()])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)
 
 
 def test_a_decoder_goes_on_as_a_language_model_beside_the_task(tmp_path: Path, tokenizer: Path) -> None:
