@@ -78,6 +78,7 @@ def build(recipe: str, words: list[str] | None, file: str | None, *, label: str 
         recipe=found.name,
         label=label or os.environ.get("TRIPTYCH_LABEL") or found.label,
         config=config.model_dump(mode="json"),
+        given=config.model_dump(mode="json", exclude_unset=True),
         import_paths=(found.folder,) if found.folder else (),
         words=tuple(words),
         file=str(Path(file).resolve()) if file else None,
@@ -104,13 +105,14 @@ def rebuild(record: Any, store: str, **settings: Any) -> Any:
         )
     found = find_recipe(info["label"])
     kind, _ = found.section()
-    config = validate(kind, info["config"])
+    config = validate(kind, info.get("given", info["config"]))
     settings.setdefault("tracking", info.get("tracking") or "off")
     return Request(
         pipeline=found.build(config),
         recipe=info["recipe"],
         label=info["label"],
         config=config.model_dump(mode="json"),
+        given=config.model_dump(mode="json", exclude_unset=True),
         import_paths=(found.folder,) if found.folder else (),
         words=tuple(info.get("words") or ()),
         file=info.get("file"),

@@ -103,6 +103,7 @@ def request_facts(request: Request) -> dict[str, Any]:
         "recipe": request.recipe,
         "label": request.label,
         "config": request.config,
+        "given": request.given,
         "words": list(request.words),
         "file": request.file,
         "command": shlex.join(["triptych", *sys.argv[1:]]) if request.label else "",

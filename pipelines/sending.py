@@ -55,7 +55,7 @@ def send(request: Request, address: str, *, wait: bool) -> int:
         arguments.append("--keep-going")
     if not request.check_memory:
         arguments.append("--skip-memory-check")
-    config = yaml.safe_dump(with_absolute_paths(label, request.config), sort_keys=False, allow_unicode=True)
+    config = yaml.safe_dump(with_absolute_paths(label, request.given), sort_keys=False, allow_unicode=True)
     client(address)  # before anything is written
     name = new_name(request.recipe)
     facts = {**request_facts(request), "store": where.url, "submitted": address}

@@ -39,6 +39,9 @@ class Request:
     label: str = ""
     """What to call the recipe by again: a name or file.py:function; empty from Python."""
     config: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    """The part of `config` that somebody set (the call, the recipe's scale): what the recipe is called with again,
+    since some defaults depend on whether a value was set at all."""
     store: str = DEFAULT_STORE
     tracking: str | None = None
     address: str | None = None

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UserError
+from cluster.store import Store
 from modeling.errors import ConfigError
 from pipelines import run
-from pipelines.config import find_recipe, resolve
+from pipelines.config import find_recipe, resolve, validate
 from pipelines.recipes import RECIPES
 from pipelines.recipes.scale import dial
+from pipelines.session import Request, make_plan
 from tasks.pretrain import Pretrain
 
 PRETRAINING = [name for name in RECIPES if name not in ("quickstart", "tokenizers", "scaling")]
@@ -47,6 +49,22 @@ def test_one_seed_is_of_weights_and_samples(name: str) -> None:
     for words, expected in (([], (0, 0)), (["seed=7"], (7, 7)), (["seed=7", "pretrain.seed=3"], (7, 3))):
         roots = recipe.build(resolve(recipe, [*corpus, *words])).roots()
         assert {(task.seed, task.loop.seed) for task in roots if isinstance(task, Pretrain)} == {expected}
+
+
+@pytest.mark.parametrize("words", [[], ["seed=7", "placement.workers=2", "pretrain.optimizer=lion"]])
+@pytest.mark.parametrize("name", [*PRETRAINING, "quickstart", "scaling"])
+def test_what_was_given_is_the_same_call_again(name: str, words: list[str], tmp_path: Path) -> None:
+    """As `rerun` and a submitted job make it: some defaults depend on whether a value was set at all."""
+    recipe, corpus = find_recipe(name), [] if name == "quickstart" else ["corpus=installed-docs"]
+    first = resolve(recipe, [*corpus, *words])
+    again = validate(recipe.section()[0], first.model_dump(mode="json", exclude_unset=True))
+    assert again == first
+    assert again.model_dump(mode="json", exclude_unset=True) == first.model_dump(mode="json", exclude_unset=True)
+    if name != "scaling":
+        return  # the others take a while to plan
+    store = Store(str(tmp_path / "store"))
+    plans = [make_plan(Request(recipe.build(c), recipe=name), store).keys() for c in (first, again)]
+    assert plans[0] == plans[1]
 
 
 def test_one_dial_gives_the_rest() -> None:

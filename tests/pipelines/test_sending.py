@@ -79,10 +79,10 @@ def test_the_job_has_the_same_config_whatever_its_scale_would_put_below(
     from pipelines.cli_options import build
     from pipelines.submit import CONFIG_FILE, RESOLVED
 
-    asked = build("bert", ["corpus=a.jsonl", *words], None).config
-    (here / CONFIG_FILE).write_text(yaml.safe_dump(with_absolute_paths("bert", asked), sort_keys=False))
+    asked = build("bert", ["corpus=a.jsonl", *words], None)
+    (here / CONFIG_FILE).write_text(yaml.safe_dump(with_absolute_paths("bert", asked.given), sort_keys=False))
     monkeypatch.setenv(RESOLVED, CONFIG_FILE)
-    assert build("bert", ["tracking=off"], CONFIG_FILE).config == {**asked, "corpus": f"{here}/a.jsonl"}
+    assert build("bert", ["tracking=off"], CONFIG_FILE).config == {**asked.config, "corpus": f"{here}/a.jsonl"}
 
 
 def test_a_wrong_address_is_named(command: Any, text: Path) -> None:
