@@ -72,6 +72,11 @@ def build(recipe: str, words: list[str] | None, file: str | None, *, label: str 
         config = validate(found.section()[0], yaml.safe_load(Path(file).read_text(encoding="utf-8")))
     else:
         config = resolve(found, words, file)
+        if settings.get("address") not in (None, "inline"):  # stages run in other folders there
+            from pipelines.sending import with_absolute_paths
+
+            given = with_absolute_paths(recipe, config.model_dump(mode="json", exclude_unset=True))
+            config = validate(found.section()[0], given)
     settings["store"] = settings.get("store") or environment_store()
     return Request(
         pipeline=found.build(config),

@@ -46,6 +46,13 @@ def test_paths_that_are_here_become_absolute(here: Path, corpus: str, found: Any
     assert sent(f"corpus={corpus}")["corpus"] == expected
 
 
+def test_a_run_on_a_cluster_has_absolute_paths_too(here: Path) -> None:
+    from pipelines.cli_options import build
+
+    for address, source in (("auto", f"{here}/a.jsonl"), ("inline", "a.jsonl"), (None, "a.jsonl")):
+        assert build("bert", ["corpus=a.jsonl"], None, address=address).config["corpus"] == source
+
+
 def test_components_of_a_mixture_and_other_fields_too(here: Path) -> None:
     made = sent("corpus={wiki: {source: a.jsonl, epochs: 2}, rest: [b.txt, data]}", "downstream_dir=data")
     assert [part["source"] for part in made["corpus"]] == [f"{here}/a.jsonl", [f"{here}/b.txt", f"{here}/data"]]
