@@ -28,6 +28,7 @@ from modeling.engine import device_of_rank, full_weights, process_group, start_e
 from modeling.errors import ConfigError, LossSpike, NonFiniteLoss, RolledBack, TrainingStopped
 from modeling.guard import Guard, Incident, Trouble, in_words, plain, read_incidents, write_incidents
 from modeling.kernels import keep_freed_memory
+from modeling.precision import chosen, multiplies_bf16
 from modeling.recompute import recomputing
 from modeling.records import FitResult, Hooks, LogRecord, Progress, Watch
 from modeling.schedule import LoopConfig, decay_start, learning_rate
@@ -100,6 +101,7 @@ def fit(
             )
         device = device_of_rank()
         hooks = hooks if hooks and rank == 0 else Hooks()
+        loop = _with_precision(loop, device, hooks.note)
         timed = loop.wall_minutes > 0
         loop = within_minutes(model, loop, next_batch, engine_config, device, checkpoint_dir, hooks.note)
         engine = start_engine(trained, loop, engine_config, device)
@@ -116,6 +118,16 @@ def fit(
             engine.destroy()
     _restore(model, weights)
     return result
+
+
+def _with_precision(loop: LoopConfig, device: torch.device, note: Callable[[str], None]) -> LoopConfig:
+    """`loop` with `auto` decided; a word where that is fp32, or where bf16 was asked for and is slow."""
+    precision = chosen(loop.precision, device)
+    if loop.precision == "auto" and precision == "fp32":
+        note("precision auto: fp32, since not every device here has instructions for bf16")
+    elif precision == "bf16" and not multiplies_bf16(device):
+        note("precision bf16: the device has no instructions for it, a product takes many times as long as in fp32")
+    return loop.model_copy(update={"precision": precision})
 
 
 def through_rollbacks(train: Callable[[], Trained]) -> Trained:
@@ -367,6 +379,7 @@ class _Run:
             step_seconds=self.watching.step_seconds(),
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             resumed_from=first,
+            precision=self.loop.precision,
             checkpoints=self.checkpoints.count,
             checkpoint_seconds=self.checkpoints.stall_seconds,
             checkpoint_write_seconds=self.checkpoints.write_seconds,

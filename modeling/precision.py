@@ -1,4 +1,4 @@
-"""Number formats of matrix products: autocast for bf16 and fp16, and the scale that keeps fp16's gradients in range.
+"""Number formats of matrix products: which one, autocast, and the scale that keeps fp16's gradients in range.
 
 Weights, their gradients, reductions and the optimizer are fp32 at every precision and ZeRO stage.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
+
+from modeling.hardware import processor_has_bf16
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,6 +28,25 @@ def autocast(device_type: str, precision: str) -> torch.autocast:
     until the forward pass ends. Each micro-batch has a context of its own, so nothing stays from one to the next.
     """
     return torch.autocast(device_type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
+
+
+def chosen(precision: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16; `auto` is bf16 where the devices of all ranks multiply it, else fp32.
+
+    Every rank of the process group calls it.
+    """
+    if precision != "auto":
+        return precision
+    has_bf16 = torch.tensor([int(multiplies_bf16(device))], device=device)
+    dist.all_reduce(has_bf16, op=dist.ReduceOp.MIN)
+    return "bf16" if has_bf16.item() else "fp32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether it has instructions for bf16 products, i.e. they are faster than fp32's."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return processor_has_bf16()
 
 
 @dataclass

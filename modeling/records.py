@@ -111,6 +111,8 @@ class FitResult:
     peak_rss_bytes: int
     resumed_from: int
     """Steps already done in an earlier attempt."""
+    precision: str
+    """Of matrix products: fp32, bf16 or fp16."""
     checkpoints: int = 0
     checkpoint_seconds: float = 0.0
     """How long training stood still for them."""

@@ -21,6 +21,8 @@ from modeling.guard import GuardConfig
 from modeling.optimizers.settings import AdamW, AnyOptimizer
 
 Schedule = Literal["linear", "cosine", "constant", "inverse-sqrt", "wsd"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Of matrix products; weights, gradients and the optimizer are fp32. `auto`: `modeling.precision.chosen`."""
 BUDGETS = ("steps", "tokens", "flops", "wall_minutes")
 WARMUPS = ("warmup_steps", "warmup_share", "warmup_tokens")
 BATCH_WARMUPS = ("batch_warmup_sequences", "batch_warmup_tokens")
@@ -52,8 +54,8 @@ class LoopConfig(Config):
     final_lr_fraction: float = Field(0.0, ge=0, le=1, description="learning rate at the end, or the least, / peak_lr")
     optimizer: AnyOptimizer = AdamW()
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="of matrix products; master weights are fp32"
+    precision: Precision = Field(
+        "fp32", description="of matrix products; auto: bf16 where the device multiplies it, else fp32"
     )
     log_every_steps: int = Field(10, ge=1)
     validate_every_steps: int = Field(0, ge=0, description="validation loss on the way; 0: only at the end")

@@ -15,7 +15,7 @@ from cluster.machines import Machine, host_memory_bytes, local_gpus
 from modeling.activations import Workload
 from modeling.architecture import PRESETS, model_config
 from modeling.errors import ConfigError
-from modeling.hardware import gpu, gpu_of_device
+from modeling.hardware import gpu, gpu_of_device, processor_has_bf16
 from modeling.memory import GIB, Memory, Placed, memory, most_rows
 from modeling.schedule import resolved
 from modeling.shapes import CLASSIFIER, count, parameter_shapes
@@ -262,7 +262,7 @@ def _pretraining(task: Pretrain) -> Training | None:
     work = Workload(
         config,
         {"name": task.head, "settings": objective.model_dump()},
-        task.loop.precision,
+        _precision(task),
         1,
         length,
         target,
@@ -278,9 +278,17 @@ def _finetuning(task: Finetune) -> Training | None:
     if config is None:
         return None
     head = {**CLASSIFIER, "settings": {"labels": 2, "pooling": task.pooling}}
-    work = Workload(config, head, task.loop.precision, 1, task.length_tokens)
+    work = Workload(config, head, _precision(task), 1, task.length_tokens)
     frozen = task.method == "probe" or (task.init is not None and config.architecture in ("word-vectors", "bilstm"))
     return _placed(task, work, assumed, task.loop, frozen_trunk=frozen)
+
+
+def _precision(task: Pretrain | Finetune) -> str:
+    """What the stage will compute in; `auto` without a GPU: what the processor here takes, and with one bf16."""
+    asked = task.loop.precision
+    if asked != "auto":
+        return asked
+    return "bf16" if task.runtime.gpus or processor_has_bf16() else "fp32"
 
 
 def _placed(task: Task, work: Workload, assumed: str, loop: Any, **more: Any) -> Training:

@@ -18,7 +18,7 @@ from modeling.architecture import AnyModel
 from modeling.config import Config
 from modeling.guard import GuardConfig
 from modeling.optimizers.settings import AdamW, AnyOptimizer, check_stage
-from modeling.schedule import LoopConfig, Schedule
+from modeling.schedule import LoopConfig, Precision, Schedule
 from tasks.base import Context, Model, Task, Tokenizer
 from tasks.datasets import Dataset
 from tasks.pretrain import shape_of
@@ -49,7 +49,7 @@ class FinetuneLoop(Config):
     schedule: Schedule = "linear"
     optimizer: AnyOptimizer = AdamW()
     clip_norm: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     log_every_steps: int = Field(10, ge=1)
     validate_every_steps: int = Field(
         0, ge=0, description="loss on the validation rows on the way and at the end; 0: never"
@@ -254,6 +254,7 @@ def finetune_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         "seed": seed,
         "method": payload["method"],
         "loop": loop.model_dump(mode="json"),
+        "precision": result.precision,
         "final": metrics,
     }
     if validation is not None:

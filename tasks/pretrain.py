@@ -295,6 +295,7 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
     parameters = parameter_counts(kept)
     note = {
         "loop": {**loop.model_dump(mode="json"), "steps": result.planned_steps},
+        "precision": result.precision,
         "budget": budget,
         "seed": payload["seed"],
         "init": "random" if payload["init"] is None else "pretrained",

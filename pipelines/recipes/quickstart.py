@@ -44,7 +44,7 @@ class QuickstartConfig(CorpusConfig):
     examples: ExamplesSettings = ExamplesSettings()  # type: ignore[valid-type]
     baseline: BaselineSettings = BaselineSettings()
     model: AnyModel = TransformerConfig.model_validate({"preset": "modern-tiny", "max_length": 128})
-    pretrain: LoopConfig = LoopConfig(steps=2500, batch_size=32, peak_lr=4e-3, warmup_share=0.04, precision="bf16")
+    pretrain: LoopConfig = LoopConfig(steps=2500, batch_size=32, peak_lr=4e-3, warmup_share=0.04, precision="auto")
     finetune: DownstreamSettings = DownstreamSettings(
         validation_examples=800,
         loop=FinetuneLoop(epochs=5, batch_size=16, peak_lr=2e-3),

@@ -83,7 +83,7 @@ def dial(scale: str, **model: Any) -> dict[str, Any]:
             "batch_size": batch_tokens // length,
             "peak_lr": round(4e-3 * 128 / width, 6),
             "warmup_share": 0.06,
-            "precision": "bf16",
+            "precision": "auto" if scale == "cpu" else "bf16",
         },
         "finetune": {**FINETUNE[scale], "length_tokens": min(128, length)},
         "placement": PLACEMENT[scale],

@@ -35,13 +35,13 @@ def corpus(tmp_path):
     return Ingest(source=str(path))
 
 
-def pretrain(corpus, model="gpt2-124M", length=1024, objective="causal", batch_size=32, **placement):
+def pretrain(corpus, model="gpt2-124M", length=1024, objective="causal", batch_size=32, precision="bf16", **placement):
     tokenizer = TrainTokenizer(corpus=corpus, kind="bpe", vocab_size=50_257)
     return Pretrain(
         examples=MakeExamples(corpus=corpus, tokenizer=tokenizer, objective=objective, length_tokens=length),
         tokenizer=tokenizer,
         model=preset(model),
-        loop=LoopConfig(steps=1000, batch_size=batch_size, precision="bf16"),
+        loop=LoopConfig(steps=1000, batch_size=batch_size, precision=precision),
         runtime=Runtime(**placement),
     )
 
@@ -56,6 +56,14 @@ def test_a_stage_becomes_numbers(corpus):
     assert (training.work.rows, training.placed.workers, training.placed.zero_stage) == (8, 4, 2)
     assert training.work.device == "cuda" and training.placed.bucket == 1000 and training.placed.overlap
     assert training.parameters == 124_439_808 + 768 * (50_304 - 50_257)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processor_has_bf16", "precision"), [(0, True, "bf16"), (0, False, "fp32"), (1, False, "bf16")]
+)
+def test_auto_is_predicted_as_what_the_processor_here_takes(corpus, monkeypatch, gpus, processor_has_bf16, precision):
+    monkeypatch.setattr("pipelines.capacity.processor_has_bf16", lambda: processor_has_bf16)
+    assert training_of(pretrain(corpus, precision="auto", gpus=gpus)).work.precision == precision
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

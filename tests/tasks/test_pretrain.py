@@ -214,3 +214,11 @@ def test_two_workers_under_ray_train_give_the_same_curve(plain, inputs, tmp_path
     done = torchrun(job, tmp_path / "site", 2)
     assert done.returncode == 0, done.stderr
     assert digests(job / "model") == digests(two.out)
+
+
+def test_auto_precision_without_such_instructions_is_fp32_and_says_so(plain, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling.precision.processor_has_bf16", lambda: False)
+    auto = run_stage(task(loop=LOOP.model_copy(update={"precision": "auto"})), tmp_path / "auto", **inputs)
+    assert json.loads((auto.out / "training.json").read_text())["precision"] == "fp32"
+    assert any("precision auto: fp32" in line for line in auto.logged)
+    assert (auto.out / "model.safetensors").read_bytes() == (plain.out / "model.safetensors").read_bytes()
