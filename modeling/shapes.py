@@ -113,8 +113,9 @@ def _relative_stack(config: TransformerConfig) -> Shapes:
     shapes: Shapes = {"mask_embedding": (D,)}
     if config.normalises_embeddings:
         shapes |= _norm("embedding_norm", config)
-    attention = _linear("qkv", D, 3 * inner, False) | _linear("position", D, inner, False)
-    attention |= _linear("output", inner, D, False) | {"content_bias": (inner,), "position_bias": (inner,)}
+    attention = _linear("query", D, inner, False) | _linear("key_value", D, 2 * inner, False)
+    attention |= _linear("position", D, inner, False) | _linear("output", inner, D, False)
+    attention |= {"content_bias": (inner,), "position_bias": (inner,)}
     if config.token_types:
         attention |= {"segment_bias": (inner,), "segments": (2, inner)}
     block = _under("attention", attention) | _norm("attention_norm", config)

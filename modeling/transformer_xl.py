@@ -119,7 +119,9 @@ class RelativeAttention(nn.Module):
         self.heads, self.head_width, self.rate = config.heads, config.head_width, config.dropout
         self.scale = config.head_width**-0.5 if config.attention_scale else 1.0
         inner = self.inner = config.heads * config.head_width
-        self.qkv = nn.Linear(config.width, 3 * inner, bias=False)
+        # Apart, since each stream has queries: ZeRO 3 has a weight at hand while its own layer computes, not before.
+        self.query = nn.Linear(config.width, inner, bias=False)
+        self.key_value = nn.Linear(config.width, 2 * inner, bias=False)
         self.position = nn.Linear(config.width, inner, bias=False)
         self.output = nn.Linear(inner, config.width, bias=False)
 
@@ -148,19 +150,15 @@ class RelativeAttention(nn.Module):
             queries: the query stream: states [B, T, D], places [B, T], what they do not see, their `differs` [B, T, L].
             content: False: the content stream gives keys and values only.
         """
-        q_weight, kv_weight = self.qkv.weight.split([self.inner, 2 * self.inner])
-        if content:
-            q_BLI, k_BLI, v_BLI = self.qkv(x_BLD).split(self.inner, -1)
-        else:
-            k_BLI, v_BLI = F.linear(x_BLD, kv_weight).split(self.inner, -1)
+        k_BLI, v_BLI = self.key_value(x_BLD).split(self.inner, -1)
         k_HBLd, v_HBLd, r_HRd = self._heads(k_BLI), self._heads(v_BLI), self._heads(self.position(distances_RD))
         seen = k_HBLd, v_HBLd, r_HRd
         h = g = None
         if content:
-            h = self._attend(q_BLI, *seen, unseen, differs_BLL)
+            h = self._attend(self.query(x_BLD), *seen, unseen, differs_BLL)
         if queries is not None:
             g_BTD, places_BT, g_unseen, differs_BTL = queries
-            g = self._attend(F.linear(g_BTD, q_weight), *seen, g_unseen, differs_BTL, places_BT)
+            g = self._attend(self.query(g_BTD), *seen, g_unseen, differs_BTL, places_BT)
         return h, g
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -166,7 +166,8 @@ def _attention(config: TransformerConfig, ours: str, theirs: str) -> list[Rule]:
     D, H, d = config.width, config.heads, config.head_width
     bias = Reshaped((H * d,), (H, d))
     rules = [
-        rule(f"{ours}qkv.weight", *(f"{theirs}{part}" for part in "qkv"), by=Heads((D, H, d))),
+        rule(f"{ours}query.weight", f"{theirs}q", by=Heads((D, H, d))),
+        rule(f"{ours}key_value.weight", *(f"{theirs}{part}" for part in "kv"), by=Heads((D, H, d))),
         rule(f"{ours}position.weight", f"{theirs}r", by=Heads((D, H, d))),
         rule(f"{ours}output.weight", f"{theirs}o", by=Reshaped((D, H * d), (D, H, d))),
         rule(f"{ours}content_bias", f"{theirs}r_w_bias", by=bias),

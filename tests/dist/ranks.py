@@ -260,6 +260,8 @@ def global_batch(step: int, pairs: bool = False, head: str = "language-model", s
         batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
     if head == "replaced-token-detection":
         batch |= {"original_ids": ids, "input_ids": np.where(labels >= 0, 4, ids), "uniforms": random.random(ids.shape)}
+    if head == "permutation-language-model":
+        batch["ranks"] = np.where(labels >= 0, random.permuted(np.tile(np.arange(LENGTH), (BATCH, 1)), axis=1), -1)
     return batch
 
 

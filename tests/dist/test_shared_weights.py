@@ -1,4 +1,4 @@
-"""Weights that a model has under several names: checkpoints hold them, and runs go on with another ZeRO stage."""
+"""Weights of several names, or used by two streams: checkpoints hold them, runs go on with another ZeRO stage."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "albert": {"preset": "albert-base", "shape": {"embedding_width": 16}},
     "t5-shared": {"preset": "t5-small", "shape": {"share_stacks": True}},
+    "xlnet": {"preset": "xlnet-base", "head": "permutation-language-model"},
     "bert": {"preset": "bert-tiny"},
 }
 
@@ -51,6 +52,18 @@ def test_checkpoints_and_another_stage(tmp_path: Path, kind: str) -> None:
         losses = [[row["loss"] for row in result["history"]] for result in (found, plain)]
         np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
         shutil.rmtree(tmp_path / "half")
+
+
+@pytest.mark.parametrize("kind", ["electra", "xlnet"])
+def test_small_matrices_stay_whole_by_default(tmp_path: Path, kind: str) -> None:
+    """And a run goes on with them: the query stream must not look for weights that were put away."""
+    run = {**RUN, **KINDS[kind], "stage": 3}
+    plain = train(tmp_path, name="plain", scratch="plain", **run)
+    assert train(tmp_path, name="half", scratch="half", stop_after=3, **run)["stopped"] == 3
+    found = train(tmp_path, name="on", scratch="half", **run)
+    assert found["resumed_from"] == 3
+    losses = [[row["loss"] for row in result["history"]] for result in (found, plain)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
 
 
 def load_model_of(scratch: Path, run: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -37,7 +37,7 @@ def widened(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def by_definition(attention: RelativeAttention, x, queries, places, allowed, types):
     """Every score from the three terms of the papers, in loops; queries [T, D] at `places` of one row x [L, D]."""
     H, d, inner = attention.heads, attention.head_width, attention.inner
-    wq, wk, wv = attention.qkv.weight.split(inner)
+    wq, (wk, wv) = attention.query.weight, attention.key_value.weight.split(inner)
     width = x.shape[1]
     out = torch.zeros(len(places), inner)
     for n, i in enumerate(places):
@@ -194,7 +194,8 @@ def test_initial_weights_have_the_configured_deviation():
     for p in (attention.content_bias, attention.position_bias, attention.segment_bias, model.encoder.mask_embedding):
         assert 0.04 < p.std() < 0.06  # 256 draws: within 4.4 % of 0.05 in two of three cases
     assert {name.partition("attention.")[2] for name in model.state_dict() if "attention." in name} == {
-        "qkv.weight",
+        "query.weight",
+        "key_value.weight",
         "position.weight",
         "output.weight",
         "content_bias",
