@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import BadConfig
+from tasks.scaling.estimate import FEWEST_RESAMPLES
 from tasks.scaling.frontier import Frontier, crossings
 from tasks.scaling.laws import FAR, Law
 from tasks.scaling.pairing import shuffled, together
@@ -25,8 +26,6 @@ SEARCHED = (1e-3, 1e6)
 """Where crossovers are looked for, in the same multiples."""
 PER_DECADE = 16
 """Budgets of that grid."""
-FEWEST = 20
-"""Draws below which no interval is told."""
 SHOWN = 0.05
 """Share of the draws with a crossover from which on it is told where the best estimates have none."""
 NOUGHT = 1e-3
@@ -174,7 +173,7 @@ def _said(variants: Sequence[_Variant], comparable: bool) -> tuple[list[str], li
         warnings.append(f"parameters are counted differently ({'; '.join(sorted(counts))}): that moves exponents")
     if len(kinds := {v.law.name for v in variants}) > 1:
         warnings.append(f"laws of different approaches ({', '.join(sorted(kinds))}), whose biases differ")
-    if blind := [v.name for v in variants if v.known < FEWEST]:
+    if blind := [v.name for v in variants if v.known < FEWEST_RESAMPLES]:
         warnings.append(f"no intervals for {', '.join(blind)}: nothing is decided")
     if comparable and (silent := [v.name for v in variants if v.law.frontier() is None]):
         warnings.append(f"no loss by the laws of {', '.join(silent)}: exponents alone are compared; take approach 3")
@@ -279,7 +278,7 @@ def _difference(
     with np.errstate(invalid="ignore", over="ignore"):
         drawn = drawn_a - drawn_b
     drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) < FEWEST:
+    if len(drawn) < FEWEST_RESAMPLES:
         return out
     above = float(((drawn > 0) + 0.5 * (drawn == 0)).mean())
     out["ci95"] = _interval(drawn)
@@ -306,7 +305,7 @@ def _winners(variants: Sequence[_Variant], budgets: Sequence[float]) -> list[dic
         drawn = np.stack([f.loss(c) for f in many if f is not None]) if all(f is not None for f in many) else None
         if drawn is not None:
             drawn = drawn[:, np.isfinite(drawn).all(0)]
-        if drawn is not None and drawn.shape[1] >= FEWEST:
+        if drawn is not None and drawn.shape[1] >= FEWEST_RESAMPLES:
             share = (drawn == drawn.min(0)).astype(float)
             share /= share.sum(0)
             row["probability"] = dict(zip(names, map(float, share.mean(1)), strict=True))
@@ -341,7 +340,7 @@ def _crossover(
     many = None
     if drawn:
         usable = np.isfinite(np.stack([*drawn[0], *drawn[1]])).all(0)
-        if usable.sum() >= FEWEST:
+        if usable.sum() >= FEWEST_RESAMPLES:
             one, other = (f.take(usable) for f in drawn)
             many = [crossings(one, other, grid, a_first=first) for first in (True, False)]
     found = []
@@ -382,13 +381,13 @@ def _multiplier(
     if drawn is not None:
         times = drawn[0].compute_for(drawn[1].loss(flops)) / flops
         times = times[~np.isnan(times)]
-        ci = _outer(times) if len(times) >= FEWEST else None
+        ci = _outer(times) if len(times) >= FEWEST_RESAMPLES else None
     return {"value": value if np.isfinite(value) else None, "ci95": ci}
 
 
 def _interval(values: np.ndarray) -> list[float] | None:
     usable = values[np.isfinite(values)]
-    return [float(q) for q in np.quantile(usable, [0.025, 0.975])] if len(usable) >= FEWEST else None
+    return [float(q) for q in np.quantile(usable, [0.025, 0.975])] if len(usable) >= FEWEST_RESAMPLES else None
 
 
 def _outer(values: np.ndarray, below: float | None = None) -> list[float | None]:

@@ -27,6 +27,8 @@ CONDITION = 3e6
 """Largest condition number of the scaled Jacobian: beyond it some parameters are free against each other."""
 COLLINEAR = 2e-3
 """Least share of the variance of log D that log N does not explain."""
+FEWEST_RESAMPLES = 20
+"""Below this no interval is told."""
 
 
 class NotIdentified(BadData):
@@ -90,7 +92,7 @@ def intervals(draws: Named) -> tuple[dict[str, float], dict[str, tuple[float, fl
     se, ci = {}, {}
     for name, column in draws.items():
         usable = column[np.isfinite(column)]
-        if len(usable) < 20:
+        if len(usable) < FEWEST_RESAMPLES:
             continue
         low, q16, q84, high = np.quantile(usable, [0.025, 0.16, 0.84, 0.975])
         se[name] = float((q84 - q16) / 2)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import BadConfig, BadData
-from tasks.scaling.estimate import Fit, Resampled
+from tasks.scaling.estimate import FEWEST_RESAMPLES, Fit, Resampled
 from tasks.scaling.frontier import Frontier
 
 DRAWN = 4000
@@ -107,7 +107,7 @@ class Law:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             values = np.asarray(of(self.draws), dtype=float)
         values = values[np.isfinite(values)]
-        return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) > 20 else None
+        return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) >= FEWEST_RESAMPLES else None
 
 
 def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "", flops_factor: float = 6.0) -> Law:
@@ -143,7 +143,10 @@ def law_of(fit: Fit, source: str, largest_flops: float, unit: str = "", flops_fa
 
 
 def covariance(fit: Fit) -> dict[str, Any] | None:
-    """The resamples in short, for `--json`: mean and covariance of the parameters, prefactors as logarithms."""
+    """The resamples in short, for `--json`: covariance of the parameters, prefactors as logarithms.
+
+    None where they are too few to tell.
+    """
     names = [n for n in (*fit.params, "exponent_N") if n in fit.draws and (n != "exponent_N" or "k_N" in fit.params)]
     if not names:
         return None
@@ -153,6 +156,8 @@ def covariance(fit: Fit) -> dict[str, Any] | None:
         columns.append(np.log(np.maximum(column, 1e-300)) if _is_prefactor(name) else column)
     table = np.stack(columns)
     table = table[:, np.isfinite(table).all(0)]
+    if table.shape[1] < FEWEST_RESAMPLES:
+        return None
     return {"names": [f"log_{n}" if _is_prefactor(n) else n for n in names], "matrix": np.cov(table).tolist()}
 
 

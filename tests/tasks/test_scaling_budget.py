@@ -197,3 +197,13 @@ def test_a_fit_is_a_law_and_so_is_what_it_printed(tmp_path: Path) -> None:
     assert any("extrapolated" in w for w in far["warnings"])
     with pytest.raises(BadData, match="no fit of approach 1"):
         read_law(path, "1")
+
+
+@pytest.mark.parametrize("bootstrap", [0, 1, 19])
+def test_a_fit_of_few_resamples_is_read_without_intervals(tmp_path: Path, bootstrap: int) -> None:
+    points = scatter(120, 0)
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(as_json(points, *fit_all(points, ["approach_3"], bootstrap=bootstrap))))
+    plan = plan_budget(read_law(path), budget_of(flops=1e21))
+    assert plan["optimum"]["params_ci95"] is None
+    assert any("no interval" in warning for warning in plan["warnings"])
