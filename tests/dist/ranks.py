@@ -89,6 +89,7 @@ def train(
     poison: dict[str, int] | None = None,
     batches: list[int] | None = None,
     guard: dict[str, Any] | None = None,
+    bf16_ranks: list[int] | None = None,
 ) -> dict[str, Any]:
     """Train a small masked LM; a dict of history and figures; the weights go to `folder/name`.
 
@@ -102,11 +103,13 @@ def train(
     die_at: the number of the batch before which the rank `die_rank` is killed (SIGKILL), in its first life.
     poison: {number of a batch: NOT_FINITE or TOO_LARGE}: what goes wrong with its second last row.
     batches: the number of the batch of each step, where it is not the step's.
+    bf16_ranks: the ranks whose processors have bf16's instructions, as they say.
     """
     import numpy as np
     import torch
     import torch.distributed as dist
 
+    import modeling.precision
     from cluster.deepspeed import engine_config
     from modeling.checkpoint import build_model, save_model
     from modeling.errors import TrainingStopped
@@ -121,6 +124,8 @@ def train(
     from tasks.base import Runtime
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if bf16_ranks is not None:
+        modeling.precision.processor_has_bf16 = lambda: rank in bf16_ranks
     config = make_config(preset, layers=2, width=32, heads=2, ff_width=64, vocab_size=VOCABULARY, dropout=dropout)
     config = config.model_copy(update={"max_length": LENGTH, **(shape or {})})
     made_batch = functools.partial(
@@ -201,7 +206,17 @@ def train(
         return {"stopped": stopped.step, "notes": notes}
     if rank == 0:
         save_model(folder / name, getattr(model, "kept", model), config)
-    kept = ("history", "resumed_from", "labels", "updates", "samples", "memory", "step_seconds", "incidents")
+    kept = (
+        "history",
+        "precision",
+        "resumed_from",
+        "labels",
+        "updates",
+        "samples",
+        "memory",
+        "step_seconds",
+        "incidents",
+    )
     return {**{part: getattr(result, part) for part in kept}, "name": name, "notes": notes}
 
 

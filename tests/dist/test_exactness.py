@@ -42,6 +42,8 @@ TWO_RANKS = [
     {"name": "validated-3", "stage": 3, "validate_every": 2},
     *({"name": f"{name}-{stage}", "stage": stage, **STEPS[name]} for name, stage in STAGES),
     {"name": "zero-2-bf16", "stage": 2, "precision": "bf16"},
+    {"name": "auto-one-of-two", "stage": 2, "precision": "auto", "bf16_ranks": [0]},
+    {"name": "auto-both", "stage": 2, "precision": "auto", "bf16_ranks": [0, 1]},
 ]
 
 
@@ -156,3 +158,13 @@ def test_bf16_stays_near_fp32_with_fp32_weights(two_ranks):
     # bf16 keeps 8 bits: a relative error of 0.4 % in the products, less in the mean loss.
     np.testing.assert_allclose(losses(results["zero-2-bf16"]), losses(results["zero-2"]), rtol=1e-2)
     assert all(w.dtype == torch.float32 for w in load_file(folder / "zero-2-bf16/model.safetensors").values())
+
+
+def test_auto_is_one_precision_for_all_ranks(two_ranks):
+    """bf16 where all of their processors have it."""
+    folder, results = two_ranks
+    for auto, same in (("auto-one-of-two", "zero-2"), ("auto-both", "zero-2-bf16")):
+        assert results[auto]["precision"] == results[same]["precision"]
+        assert list(losses(results[auto])) == list(losses(results[same]))
+        first, again = (folder / name / "model.safetensors" for name in (auto, same))
+        assert first.read_bytes() == again.read_bytes()
