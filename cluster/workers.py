@@ -285,6 +285,10 @@ def _backend_config() -> Any:
     from ray.train.backend import Backend, BackendConfig
 
     class Rendezvous(Backend):
+        # A worker then sees all GPUs that its group has on the node, and LOCAL_RANK says which one is its own. Otherwise
+        # each sees one, as number 0, whatever its LOCAL_RANK.
+        share_cuda_visible_devices = True
+
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             host, port = worker_group.execute_single(0, _free_address)
             worker_group.execute(_set_environment, {"MASTER_ADDR": host, "MASTER_PORT": str(port)})
@@ -317,6 +321,10 @@ def _work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(context.get_local_rank()))
+    if config["backend"] == "nccl":
+        import torch
+
+        torch.cuda.set_device(context.get_local_rank())  # NCCL sends objects from the current device
     line = Line(config["address"], rank, config["timeout"])
     patience = timedelta(seconds=BACKSTOP * config["timeout"])
     dist.init_process_group(config["backend"], init_method="env://", rank=rank, world_size=world_size, timeout=patience)
