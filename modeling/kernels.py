@@ -185,6 +185,21 @@ def _compiled_flex_attention() -> Callable[..., Any] | None:
     return None
 
 
+def running_sum(x: Tensor) -> Tensor:
+    """cumsum over the last dimension, also where deterministic kernels are asked for.
+
+    Releases of torch differ in whether they count a GPU's among those: here it does, since rows are summed one by one.
+    """
+    strict = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    if not strict:
+        return x.cumsum(-1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        return x.cumsum(-1)
+    finally:
+        torch.use_deterministic_algorithms(True)
+
+
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 

@@ -150,7 +150,7 @@ def _restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 class _torch_settings:
-    """Threads as placed, deterministic kernels; put back on leaving, for the next stage in this process."""
+    """Threads as placed, deterministic kernels; put back on leaving, for whatever this process does next."""
 
     def __init__(self, runtime: Any) -> None:
         self.threads = max(1, int(runtime.cpus))
@@ -161,12 +161,16 @@ class _torch_settings:
         keep_freed_memory()
         if torch.cuda.is_available():  # CPU kernels are deterministic, and the switch imports torch's compiler
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            self.kernels = torch.get_deterministic_debug_mode()
+            # Not with warnings only: attention then takes backward kernels that add up in no fixed order.
+            torch.use_deterministic_algorithms(True)
             # Filling fresh memory with NaN is for debugging; it costs bandwidth.
             torch.utils.deterministic.fill_uninitialized_memory = False
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.before)
+        if torch.cuda.is_available():
+            torch.set_deterministic_debug_mode(self.kernels)
 
 
 class _Run:

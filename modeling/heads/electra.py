@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modeling.architecture import TransformerConfig, generator_config
 from modeling.heads.base import IGNORE, LossSum, Parts
 from modeling.heads.language import OutputLayer
+from modeling.kernels import running_sum
 from modeling.nonlinearities import activate
 from modeling.transformer import Transformer, hidden_states, init_weights
 
@@ -86,7 +87,7 @@ class ReplacedTokenDetection(nn.Module):
         loss = self.generator_head.loss_of_states(states_NE, tokens, labels.index_select(0, where))
         with torch.no_grad():
             logits_NV = F.linear(states_NE, self.generator_head.weight(tokens), self.generator_head.bias)
-            cumulative_NV = logits_NV.float().softmax(-1).cumsum(-1)
+            cumulative_NV = running_sum(logits_NV.float().softmax(-1))
             draws_N = batch["uniforms"].flatten().index_select(0, where) * cumulative_NV[:, -1]
             sampled_N = torch.searchsorted(cumulative_NV, draws_N[:, None], right=True).squeeze(1)
             sampled_N = sampled_N.clamp(max=self.config.vocab_size - 1)
