@@ -98,7 +98,8 @@ def attention(
         return _Attention.apply(scale, visible, bias, q[None], k[None], v[None])
     learnt_bias = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     L, K = q.shape[2], k.shape[2]
-    if q.device.type == "cuda" and bias is None and not dropout and _blocks_worth_it(visible, L, K):
+    blocks = q.shape[3] >= FLEX_HEAD_WIDTH and _blocks_worth_it(visible, L, K)
+    if q.device.type == "cuda" and bias is None and not dropout and blocks:
         flex = _compiled_flex_attention()
         if flex is not None:
             return flex(q, k, v, block_mask=block_mask(visible, L, K), scale=scale)
@@ -141,6 +142,8 @@ def cross_attention(q: Tensor, kv_2BHLd: Tensor, visible: Visibility, scale: flo
 
 FLEX_LENGTH = 256
 """From here on, packed rows on a GPU leave out whole blocks of scores; blocks are of 128."""
+FLEX_HEAD_WIDTH = 16
+"""Narrower heads flex_attention does not take."""
 _block_masks: Any = WeakTensorKeyDictionary()
 
 
@@ -168,21 +171,34 @@ def block_mask(visible: Visibility, queries: int, keys: int) -> BlockMask:
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Any] | None:
-    """torch's attention over blocks, compiled; None where it does not compile or errs here, with a warning."""
+    """torch's attention over blocks, compiled; None where it does not compile or errs here, with a warning.
+
+    Sizes may change from call to call: after the second one the compiler takes them as variables. With fixed ones it
+    would compile each anew, and after eight of them write all scores out, uncompiled.
+    """
     try:
-        flex = torch.compile(flex_attention, dynamic=False)
-        q, k, v = torch.randn(3, 1, 2, 256, 64, device="cuda", dtype=torch.bfloat16).unbind(0)
-        half = torch.arange(256, device="cuda") // 100
-        visible = Visibility((half[:, None] == half)[None, None])
-        found = flex(q, k, v, block_mask=block_mask(visible, 256, 256), scale=0.125)
-        expected = F.scaled_dot_product_attention(q, k, v, visible.allowed, scale=0.125)
-        if torch.allclose(found, expected, atol=0.05):  # bf16 values of about 1
+        flex = torch.compile(flex_attention)
+        if all(_right(flex, rows, length) for rows, length in ((1, 256), (2, 384))):
             return flex
         reason = "its results differ from those of SDPA"
     except Exception as error:  # whatever a compiler can raise
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     warnings.warn(f"packed rows use SDPA with a mask, not flex_attention: {reason}", stacklevel=2)
     return None
+
+
+def _right(flex: Callable[..., Any], rows: int, length: int) -> bool:
+    """Whether its results and their gradients are those of SDPA, up to bf16's rounding of values of about 1."""
+    draws = torch.Generator("cuda").manual_seed(0)  # of its own: dropout's draws stay where they are
+    shape = 3, rows, 2, length, 64
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False):
+        qkv = torch.randn(shape, device="cuda", dtype=torch.bfloat16, generator=draws, requires_grad=True)
+        document = torch.arange(length, device="cuda") // 100
+        allowed = (document[:, None] == document).expand(rows, 1, -1, -1).contiguous()
+        found = flex(*qkv.unbind(0), block_mask=block_mask(Visibility(allowed), length, length), scale=0.125)
+        right = F.scaled_dot_product_attention(*qkv.unbind(0), allowed, scale=0.125)
+        gradients = [torch.autograd.grad(each.float().square().sum(), qkv)[0] for each in (found, right)]
+    return torch.allclose(found, right, atol=0.05) and torch.allclose(*gradients, atol=0.1)
 
 
 def running_sum(x: Tensor) -> Tensor:
