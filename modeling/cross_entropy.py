@@ -25,7 +25,7 @@ KEPT_BYTES = 1 << 28
 FAR_NATS = 80.0
 """Beyond this a float32 probability says too little of its own logarithm."""
 PLAIN_BYTES_CUDA = 1 << 30
-"""On a GPU the plain formula is used below this size of fp32 logits: fewer, larger kernels."""
+"""On a GPU the plain formula is used below this size of fp32 logits, and chunks have it: fewer, larger kernels."""
 
 
 def linear_cross_entropy(
@@ -59,9 +59,10 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _rows(total: int) -> int:
+def _rows(total: int, vocabulary: int, device: torch.device) -> int:
     """Rows of a chunk, all chunks but the last alike and that one hardly less: a short product is a slow one."""
-    return -(-total // -(-total // CHUNK_ROWS)) if total else 1
+    most = max(CHUNK_ROWS, PLAIN_BYTES_CUDA // (4 * vocabulary)) if device.type == "cuda" else CHUNK_ROWS
+    return -(-total // -(-total // most)) if total else 1
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, padded: int, out: Tensor | None = None) -> Tensor:
@@ -79,7 +80,7 @@ def _loss_only(
         states, weight = states.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         loss = torch.zeros((), dtype=_exact(dtype), device=states.device)
-        step = _rows(len(states))
+        step = _rows(len(states), len(weight), states.device)
         for begin in range(0, len(states), step):
             rows = slice(begin, begin + step)
             logits = _logits(states[rows], weight, bias, padded).to(loss.dtype)
@@ -124,7 +125,7 @@ def _loss_and_gradients(
     d_states = torch.empty_like(x) if wanted[0] else None
     d_weight: Tensor | None = None
     d_bias = torch.zeros(V, dtype=exact, device=x.device) if wanted[2] else None
-    step = _rows(N)
+    step = _rows(N, V, x.device)
     kept = max(step, KEPT_BYTES // (V * x.element_size()) // step * step) if wanted[1] else step
     # V is large and N is not: one buffer for the whole, or for as many rows as may be kept.
     buffer = torch.empty(min(N, kept), V, dtype=dtype, device=x.device)
@@ -134,8 +135,7 @@ def _loss_and_gradients(
             rows = slice(begin, min(last, begin + step))
             d_logits = _logits(x[rows], w, b, padded, out=buffer[begin - first : rows.stop - first])
             losses = _softmax_less_label(d_logits, labels[rows], d_bias)
-            far = losses > FAR_NATS
-            if far.any():
+            if x.device.type == "cpu" and (far := losses > FAR_NATS).any():
                 losses[far] = 0.0
                 loss += _loss_only(x[rows][far], w, b, labels[rows][far], padded, dtype)
             loss += losses.sum()
@@ -157,14 +157,21 @@ def _loss_and_gradients(
 
 
 def _softmax_less_label(logits_RV: Tensor, labels_R: Tensor, d_bias_V: Tensor | None) -> Tensor:
-    """Logits become their gradient, in place; returns the loss [R] and adds to the bias's gradient."""
+    """Logits become their gradient, in place; returns the loss [R] and adds to the bias's gradient.
+
+    On a CPU the loss is the logarithm of a probability, and wrong beyond `FAR_NATS`. On a GPU, where asking for such
+    rows would stall the queue, it is exact, for one pass more.
+    """
     exact = _exact(logits_RV.dtype)
     labels = labels_R[:, None]
-    if logits_RV.dtype == exact:
-        p = torch.softmax(logits_RV, 1, out=logits_RV)
+    if logits_RV.device.type == "cuda":
+        p = torch.log_softmax(logits_RV, 1, dtype=exact)
+        loss_R = -p.gather(1, labels).squeeze(1)
+        p.exp_()
     else:
-        p = torch.softmax(logits_RV, 1, dtype=exact)
-    loss_R = -p.gather(1, labels).log().squeeze(1)
+        out = logits_RV if logits_RV.dtype == exact else None
+        p = torch.softmax(logits_RV, 1, dtype=exact, out=out)
+        loss_R = -p.gather(1, labels).log().squeeze(1)
     p.scatter_add_(1, labels, torch.full_like(loss_R[:, None], -1.0))
     if d_bias_V is not None:
         d_bias_V += p.sum(0)
