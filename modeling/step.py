@@ -67,6 +67,11 @@ def count_tokens(batch: Mapping[str, Tensor]) -> int:
     return count
 
 
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on `device`; on a GPU it is on its way when this returns, by way of memory that the bus reads."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
 def rank_rows(batch_size: int, rank: int, world_size: int) -> range:
     """Rows of the global batch that `rank` works on: contiguous, sizes differing by one at most."""
     return range(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
@@ -119,13 +124,11 @@ class Stepper:
             around_update: entered when gradients are whole, left when the weights are new.
         """
         self.clock.mark("other")
-        batch = {
-            name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
-            for name, a in rows.items()
-            if name != SAMPLE_IDS
-        }
-        counts = self.model.count(batch).double().reshape(-1).tolist()
-        *counts, tokens = self._sum_over_ranks(*counts, float(count_tokens(batch)))
+        on_host = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in rows.items() if name != SAMPLE_IDS}
+        batch = {name: to_device(value, self.device) for name, value in on_host.items()}
+        # On the host: asking a GPU would wait for it.
+        counts = self.model.count(on_host).double().reshape(-1).tolist()
+        *counts, tokens = self._sum_over_ranks(*counts, float(count_tokens(on_host)))
         own_sums = self._backward(step, number, batch, rows, counts)
         found = self._sum_over_ranks(*own_sums, *map(float, flags))
         sums, raised = list(found[: len(own_sums)]), list(found[len(own_sums) :])
