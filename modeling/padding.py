@@ -1,7 +1,8 @@
-"""Batches without the padding that all of their rows end with.
+"""Batches without the padding that all of their rows end with, and without masks that hide nothing.
 
 Rows are as long as the longest may be; a micro-batch needs no more than its own longest has. What a mask hides
-changes nothing, so the loss is the same but for the order of sums.
+changes nothing, so the loss is the same but for the order of sums. A mask that hides nothing has a price on a GPU,
+where nobody looks at it: its fastest attention kernels take none.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ MULTIPLE = 8
 def trimmed(batch: dict[str, Tensor], rows: Mapping[str, np.ndarray], multiple: int = MULTIPLE) -> dict[str, Tensor]:
     """The batch with each side's columns cut after the last that a row's attention mask shows.
 
-    Labels of whole rows, [B], stay. A batch with other keys than the objectives' of tokens (word vectors,
-    permutations) is left as it is, and so is a side without a mask.
+    A mask that then shows all goes, too. Labels of whole rows, [B], stay, and with them masks, which say over what
+    states are averaged. A batch with other keys than the objectives' of tokens (word vectors, permutations) is left as
+    it is, and so is a side without a mask.
 
     Args:
         batch: on any device.
@@ -44,9 +46,13 @@ def trimmed(batch: dict[str, Tensor], rows: Mapping[str, np.ndarray], multiple: 
         return batch
     out = dict(batch)
     for mask, names in sides:
-        if mask not in rows or (length := _shown(rows[mask], multiple)) >= rows[mask].shape[1]:
+        if mask not in rows:
             continue
-        out |= {name: batch[name][:, :length] for name in names if name in batch and batch[name].dim() > 1}
+        length = _shown(rows[mask], multiple)
+        if length < rows[mask].shape[1]:
+            out |= {name: batch[name][:, :length] for name in names if name in batch and batch[name].dim() > 1}
+        if rows[mask][:, :length].all() and "labels" in batch and batch["labels"].dim() > 1:
+            out.pop(mask, None)
     return out
 
 

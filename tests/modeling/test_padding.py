@@ -89,3 +89,15 @@ def test_what_is_not_known_or_has_nothing_to_cut_is_left_alone() -> None:
     cut = trimmed(nothing, on_host(nothing))
     assert cut["labels"].shape == (4, 8) and cut["pair_labels"].shape == (4,)
     assert trimmed(batch, {})["input_ids"].shape == (4, 60)
+
+
+def test_a_mask_that_hides_nothing_goes() -> None:
+    batch = batch_for("encoder-decoder")
+    ones = torch.ones(4, 60, dtype=torch.bool)
+    assert set(batch) - set(trimmed({**batch, "attention_mask": ones}, on_host({**batch, "attention_mask": ones}))) == {
+        "attention_mask"
+    }
+    equal = {**batch, "attention_mask": torch.arange(60).expand(4, 60) < 16}  # whole once it is cut
+    assert "attention_mask" not in trimmed(equal, on_host(equal))
+    classified = {"input_ids": batch["input_ids"], "attention_mask": ones, "labels": torch.zeros(4, dtype=torch.long)}
+    assert "attention_mask" in trimmed(classified, on_host(classified))
