@@ -64,8 +64,11 @@ class ProjectedLSTM(nn.Module):
         # torch has two biases, whose gradients would be the same: one of them stays at zero.
         weights = [weight_input, self.weight_state, self.bias, torch.zeros_like(self.bias), self.projection]
         # cuDNN's LSTM takes no mixed types: on a GPU it runs in float32 (its matrix products in TF32).
+        # There is no dropout inside: "training" only says that cuDNN is to keep what its backward pass needs, which a
+        # trunk that stays in evaluation mode may have as well.
+        trains = torch.is_grad_enabled()
         with torch.autocast("cuda", enabled=False) if x_BLP.is_cuda else nullcontext():
-            return torch.lstm(x_BLP, states, weights, True, 1, 0.0, self.training, False, True)[0]
+            return torch.lstm(x_BLP, states, weights, True, 1, 0.0, trains, False, True)[0]
 
 
 class BiLSTM(nn.Module):
@@ -166,11 +169,11 @@ class BidirectionalLanguageModel(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
         losses = []
-        for layers, name in zip(self.layers(batch), LABELS, strict=True):
-            labels_N = batch[name].flatten()
-            where = (labels_N != IGNORE).nonzero().squeeze(1)
+        # Before the layers run: how many there are is asked of the device, which then has nothing else to do yet.
+        places = [(batch[name].flatten() != IGNORE).nonzero().squeeze(1) for name in LABELS]
+        for layers, name, where in zip(self.layers(batch), LABELS, places, strict=True):
             states_NP = self.dropout(layers[-1].flatten(0, 1).index_select(0, where))
-            labels_N = labels_N.index_select(0, where)
+            labels_N = batch[name].flatten().index_select(0, where)
             losses.append(linear_cross_entropy(states_NP, self.output.weight, self.output.bias, labels_N))
         return LossSum(torch.stack(losses), self.count(batch))
 

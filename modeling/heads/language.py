@@ -7,7 +7,7 @@ whom, which is the trunk's matter, and in where labels stand, which is the batch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +111,32 @@ class PairHead(nn.Module):
         return self.classifier(torch.tanh(self.pooler(hidden_BD)))
 
 
+class _Read(NamedTuple):
+    """What the losses of a batch are computed from.
+
+    Attributes:
+        states_ND: of the places that a loss reads.
+        row: each place's row among them, [B·L]; None: they are all places, or those with a label.
+        where: places with a label, [N] of B·L; None: states_ND are theirs.
+        labels_N: their labels.
+        boundaries: `_boundaries` of the batch, for a head with that loss.
+    """
+
+    states_ND: Tensor
+    row: Tensor | None
+    where: Tensor | None
+    labels_N: Tensor
+    boundaries: tuple[Tensor, Tensor, Tensor] | None
+
+    def at(self, places: Tensor) -> Tensor:
+        """The states of some places of B·L."""
+        return self.states_ND.index_select(0, places if self.row is None else self.row[places])
+
+    def labelled(self) -> tuple[Tensor, Tensor]:
+        """States and labels of the places with a label, in order."""
+        return self.states_ND if self.where is None else self.at(self.where), self.labels_N
+
+
 class LanguageModel(nn.Module):
     """A trunk with logits at the labelled positions.
 
@@ -151,50 +177,57 @@ class LanguageModel(nn.Module):
         return self.logits(hidden_states(self.transformer, batch, where).flatten(0, -2)), labels_N
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
-        return LossSum(self._losses(*self._read(batch), batch), self.count(batch))
+        return LossSum(self._losses(self._read(batch), batch), self.count(batch))
 
     def evaluate(self, batch: dict[str, Tensor], text_BL: Tensor | None = None) -> tuple[LossSum, Tensor, Tensor]:
         """`forward`, how many labelled tokens are the most probable ones, and Σ −log p of the labels in `text_BL`."""
-        states_ND, row = self._read(batch)
-        labelled_ND, labels_N = _labelled(states_ND, row, batch["labels"])
+        read = self._read(batch)
+        labelled_ND, labels_N = read.labelled()
         correct = (self.logits(labelled_ND).argmax(-1) == labels_N).sum()
         text_nats = labelled_ND.new_zeros(())
         if text_BL is not None:
             text = (text_BL.flatten()[(batch["labels"] != IGNORE).flatten()]).nonzero().squeeze(1)
             states = labelled_ND.index_select(0, text)
             text_nats = self.head.loss(states, self.transformer.tokens, labels_N.index_select(0, text))
-        return LossSum(self._losses(states_ND, row, batch), self.count(batch)), correct, text_nats
+        return LossSum(self._losses(read, batch), self.count(batch)), correct, text_nats
 
-    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """States [N, D] of the places that a loss reads, and each place's row among them [B·L]; None: they are all.
+    def _read(self, batch: dict[str, Tensor]) -> _Read:
+        """The states that a loss reads; the last block need not make the others.
 
-        The last block need not make the others.
+        All places are looked up before the trunk runs: how many there are is asked of the device, which then has
+        nothing else to do yet.
         """
         labels_BL = batch["labels"]
-        read_BL = labels_BL != IGNORE
-        if self.pair is not None:
-            read_BL[:, 0] = True
-        if self.boundary is not None:
-            for side in _boundaries(batch)[:2]:
-                read_BL.view(-1)[side] = True
-        where = read_BL.flatten().nonzero().squeeze(1)
-        if len(where) == labels_BL.numel():
-            return hidden_states(self.transformer, batch).flatten(0, 1), None
-        return hidden_states(self.transformer, batch, where), read_BL.flatten().cumsum(0) - 1
+        where, labels_N = _labels(labels_BL)
+        places = where
+        boundaries = None if self.boundary is None else _boundaries(batch)
+        if where is not None and (boundaries is not None or self.pair is not None):
+            read_BL = labels_BL != IGNORE
+            if self.pair is not None:
+                read_BL[:, 0] = True
+            for side in () if boundaries is None else boundaries[:2]:
+                read_BL.view(-1).index_fill_(0, side, True)
+            places = read_BL.flatten().nonzero().squeeze(1)
+        if places is None or len(places) == labels_BL.numel():
+            return _Read(hidden_states(self.transformer, batch).flatten(0, 1), None, where, labels_N, boundaries)
+        states_ND = hidden_states(self.transformer, batch, places)
+        if places is where:
+            return _Read(states_ND, None, None, labels_N, None)
+        return _Read(states_ND, read_BL.flatten().cumsum(0) - 1, where, labels_N, boundaries)
 
-    def _losses(self, states_ND: Tensor, row: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
+    def _losses(self, read: _Read, batch: dict[str, Tensor]) -> Tensor:
         tokens = self.transformer.tokens
-        labelled_ND, labels_N = _labelled(states_ND, row, batch["labels"])
+        labelled_ND, labels_N = read.labelled()
         losses = [self.head.loss(labelled_ND, tokens, labels_N)]
-        if self.boundary is not None:
-            left, right, inside = _boundaries(batch)
+        if self.boundary is not None and read.boundaries is not None:
+            left, right, inside = read.boundaries
             place_N = batch["boundary_offset"].flatten()[inside]
-            states_NE = self.boundary(_rows(states_ND, row, left), _rows(states_ND, row, right), place_N)
+            states_NE = self.boundary(read.at(left), read.at(right), place_N)
             labels_N = batch["labels"].flatten()[inside]
             losses.append(self.head.loss_of_states(states_NE, tokens, labels_N))
         if self.pair is not None:
             B, L = batch["labels"].shape
-            logits_B2 = self.pair(_rows(states_ND, row, torch.arange(B, device=states_ND.device) * L)).float()
+            logits_B2 = self.pair(read.at(torch.arange(B, device=labels_N.device) * L)).float()
             losses.append(F.cross_entropy(logits_B2, batch["pair_labels"], ignore_index=IGNORE, reduction="sum"))
         return torch.stack(losses) if len(losses) > 1 else losses[0]
 
@@ -224,16 +257,3 @@ def _boundaries(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     L = batch["boundary_offset"].shape[1]
     first = inside // L * L
     return first + batch["boundary_left"].flatten()[inside], first + batch["boundary_right"].flatten()[inside], inside
-
-
-def _rows(states_ND: Tensor, row: Tensor | None, where: Tensor) -> Tensor:
-    """The states of some places of B·L, out of those that `LanguageModel._read` gave."""
-    return states_ND.index_select(0, where if row is None else row[where])
-
-
-def _labelled(states_ND: Tensor, row: Tensor | None, labels_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """States and labels [N] of the positions with a label."""
-    where, labels_N = _labels(labels_BL)
-    if where is None or len(where) == len(states_ND):
-        return states_ND, labels_N
-    return _rows(states_ND, row, where), labels_N

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from modeling.architecture import TransformerConfig
@@ -56,8 +55,11 @@ class PermutationLanguageModel(nn.Module):
         """The query stream's states [N, D] at the N positions with a label, and the labels [N], in order."""
         labels_BL = batch["labels"]
         targets_BL = labels_BL != IGNORE
-        counts_B = targets_BL.sum(1)
-        most = max(int(counts_B.max()), 1)
+        # What a device is asked, it is asked before the trunk runs, while it has nothing else to do.
+        most = max(int(targets_BL.sum(1).max()), 1)
+        where = targets_BL.flatten().nonzero().squeeze(1)
+        own_N = (targets_BL.cumsum(1) - 1).flatten().index_select(0, where)  # the how many-th of its row
+        own_N = where // labels_BL.shape[1] * most + own_N
         # Places of the targets, in order; rows with fewer go on with places whose states are left out below.
         places_BT = targets_BL.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         content, query = visibilities(batch)
@@ -68,9 +70,7 @@ class PermutationLanguageModel(nn.Module):
             token_type_ids_BL=batch.get("token_type_ids"),
             query_stream=QueryStream(places_BT, Visibility(query.gather(2, rows))),
         )
-        kept_BT = torch.arange(most, device=counts_B.device) < counts_B[:, None]
-        states_ND = states_BTD.flatten(0, 1).index_select(0, kept_BT.flatten().nonzero().squeeze(1))
-        return states_ND, labels_BL[targets_BL]
+        return states_BTD.flatten(0, 1).index_select(0, own_N), labels_BL.flatten().index_select(0, where)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., padded_vocab_size] of hidden states [..., D]."""
