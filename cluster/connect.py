@@ -162,6 +162,17 @@ def _probe(address: str | None) -> None:
         ) from None
 
 
+def see_own_gpus() -> None:
+    """In a Ray task: a stage that was placed on no GPU sees none; Ray leaves such a process all of its node's.
+
+    Ray gives processes that have been without GPUs to no task with some.
+    """
+    import ray
+
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def resources() -> dict[str, float]:
     """Total resources of the cluster: {"CPU": …, "GPU": …, …}."""
     import ray

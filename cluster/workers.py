@@ -274,6 +274,7 @@ def _trainer(
                     "OMP_NUM_THREADS": threads,
                     "GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"],
                     "DS_ACCELERATOR": "cuda" if gpus else "cpu",
+                    **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}),  # Ray would leave it all of the node's
                 }
             },
         ),
@@ -285,8 +286,8 @@ def _backend_config() -> Any:
     from ray.train.backend import Backend, BackendConfig
 
     class Rendezvous(Backend):
-        # A worker then sees all GPUs that its group has on the node, and LOCAL_RANK says which one is its own. Otherwise
-        # each sees one, as number 0, whatever its LOCAL_RANK.
+        # A worker then sees all GPUs that its group has on the node, and LOCAL_RANK says which one is its own.
+        # Otherwise each sees one, as number 0, whatever its LOCAL_RANK.
         share_cuda_visible_devices = True
 
         def on_start(self, worker_group: Any, backend_config: Any) -> None:

@@ -98,6 +98,9 @@ def ray_log(store: Store, folder: str) -> Iterator[None]:
 def _stage(payload: bytes, hub: Any) -> Outcome:
     import ray
 
+    from cluster.connect import see_own_gpus
+
+    see_own_gpus()
     last: list[Any] = []
 
     def sink(events: list[Event]) -> None:
