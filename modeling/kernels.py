@@ -75,6 +75,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     dtype = dtype or compute_dtype(x)
     if x.device.type == "cpu":
         return _RMSNorm.apply(x, weight, eps, dtype)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # in bf16 the weight would be rounded to its 8 bits, too
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps).to(dtype)
 
 

@@ -29,6 +29,7 @@ from modeling.heads.classification import SequenceClassifier, SpanExtractor  # n
 from modeling.heads.electra import ReplacedTokenDetection  # noqa: E402
 from modeling.heads.language import LanguageModel  # noqa: E402
 from modeling.heads.permutation import PermutationLanguageModel  # noqa: E402
+from modeling.kernels import rms_norm  # noqa: E402
 from modeling.precision import autocast  # noqa: E402
 from modeling.schedule import LoopConfig  # noqa: E402
 from modeling.word_vectors import ContinuousBagOfWords, GloVe, SkipGram  # noqa: E402
@@ -155,6 +156,15 @@ def chunks() -> dict[str, Any]:
     return {"off": max(off), "asked": gpu.asked}
 
 
+def norms() -> float:
+    """How far an RMS norm of bf16 values, asked for in fp32, is from the CPU's."""
+    x, weight = torch.randn(64, 32).bfloat16(), 1 + 1e-3 * torch.randn(32)
+    here = rms_norm(x, weight, 1e-6, torch.float32)
+    with gpu:
+        found = rms_norm(x.to("cuda"), weight.to("cuda"), 1e-6, torch.float32)
+    return float((here - found.inner).abs().max())
+
+
 class Plain:
     """As little of an engine as a step on one GPU at ZeRO stage 0 needs."""
 
@@ -213,4 +223,4 @@ found = {
     for name, (make, batch) in cases().items()
     for precision in ("fp32", "bf16")
 }
-print(json.dumps({"cases": found, "chunks": chunks(), "step": stepped(), "settings": settings()}))
+print(json.dumps({"cases": found, "chunks": chunks(), "norms": norms(), "step": stepped(), "settings": settings()}))

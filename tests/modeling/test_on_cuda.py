@@ -49,6 +49,10 @@ def test_the_cross_entropy_of_many_logits_asks_nothing(seen: dict[str, Any]) -> 
     assert seen["chunks"]["off"] < 1e-6
 
 
+def test_a_norm_of_bf16_values_is_computed_in_fp32(seen: dict[str, Any]) -> None:
+    assert seen["norms"] < 1e-5
+
+
 def test_a_step_waits_for_places_loss_and_norm_alone(seen: dict[str, Any]) -> None:
     assert seen["step"] == ["aten.nonzero.default", "tolist", "aten._local_scalar_dense.default"]
 
