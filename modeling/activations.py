@@ -208,6 +208,8 @@ def _attention(work: Workload, L: int, K: int, *, causal: bool, learnt_bias: boo
         kept = s * (queries + keys)
         if config.positions == "rotary" or config.qk_norm:
             kept += s * (queries + keys / 2)  # turned or normalised copies beside the product's output
+        if config.qk_norm and s != FP32:
+            kept += FP32 * (queries + keys / 2)  # what the norms are computed from
         if learnt_bias:
             softmax = FP32 + (s if s != FP32 else 0)  # and its cast
             return kept + s * queries + scores * (softmax + ((1 + s) if config.dropout else 0))
@@ -292,8 +294,9 @@ def _output_loss(work: Workload, N: float, V: int, width: int) -> tuple[float, f
     cast = V * width * s if s != FP32 else 0
     if work.device == "cuda" and FP32 * N * V <= PLAIN_LOSS_BYTES:
         return N * V * FP32 + cast, N * V * (FP32 + s)
-    rows = max(LOSS_ROWS, LOSS_KEPT_BYTES // (V * s))
-    return N * width * s + V * width * FP32, cast + min(N, rows) * V * s + min(N, LOSS_ROWS) * V * FP32
+    at_once = max(LOSS_ROWS, PLAIN_LOSS_BYTES // (FP32 * V)) if work.device == "cuda" else LOSS_ROWS
+    rows = max(at_once, LOSS_KEPT_BYTES // (V * s))
+    return N * width * s + V * width * FP32, cast + min(N, rows) * V * s + min(N, at_once) * V * FP32
 
 
 # ---------------------------------------------------------------- before the transformer

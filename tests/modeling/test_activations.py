@@ -115,4 +115,18 @@ def test_checkpointing_keeps_the_inputs_of_the_blocks_and_one_block():
 def test_attention_weights_are_kept_on_a_cpu_and_not_on_a_gpu():
     config = model_config({"preset": "modern-mini", "vocab_size": 1000})
     cpu, gpu = (activations(Workload(config, LM, "bf16", 8, 512, 0, 0.15, device=d)).kept for d in ("cpu", "cuda"))
-    assert cpu - gpu > 3 * 8 * 4 * 512 * 512 * 2
+    assert cpu - gpu > 3 * 8 * 4 * 512 * (512 * 2 - 8)  # a GPU's kernels keep the sums of a row, in fp32
+
+
+def test_a_gpus_chunks_of_the_loss_and_norms_of_queries_and_keys_are_as_the_code_has_them():
+    """`modeling.cross_entropy`: chunks of 1 GiB in fp32; `modeling.kernels.rms_norm`: of an fp32 copy."""
+    config = model_config({"preset": "gpt2-124M", "vocab_size": 50_257})
+    loss = activations(Workload(config, LM, "bf16", 64, 1024)).working
+    assert loss >= (1 << 30) + (1 << 29) - 6 * 50_304  # and in bf16; less than a row is left out
+    modern = model_config({"preset": "modern-mini", "vocab_size": 1000})
+    kept = [
+        activations(Workload(modern.model_copy(update={"qk_norm": norm}), LM, "bf16", 8, 512, 0, 0.15)).kept
+        for norm in (False, True)
+    ]
+    copies = 2 * 8 * 512 * modern.heads * modern.head_width * 4
+    assert kept[1] - kept[0] == modern.layers * copies
