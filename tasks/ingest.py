@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData, Unreachable
-from cluster.files import COMPRESSION_SUFFIXES, File, base_name, is_remote, local_path, names, split_list
+from cluster.files import COMPRESSION_SUFFIXES, File, base_name, expand, is_remote, local_path, names, split_list
 from tasks.base import Context, Task
 from tasks.corpus_writer import Shards
 from tasks.sources import SOURCES
@@ -28,6 +28,7 @@ from tasks.sources.batches import Batch, read_part, with_ids
 from tasks.sources.saved import saved_batches
 
 _NAMES_LOGGED = 5
+_DOCS = "installed-docs"
 
 _SUFFIXES = {
     ".txt": "text", ".text": "text", ".md": "text", ".tokens": "text", ".raw": "text",
@@ -46,11 +47,13 @@ class Ingest(Task):
 
     # The place is not the identity: the key covers what `external` says of the content.
     source: str | tuple[str, ...] = Field(
-        "installed-docs",
+        _DOCS,
         description="installed-docs; or files: a path, URL, glob, folder, or a comma list of these",
         json_schema_extra={"identity": False},
     )
-    format: Annotated[str, SOURCES] = Field("auto", description="the reader; auto goes by the files' suffix")
+    format: Annotated[str, SOURCES] = Field(
+        "auto", description="the reader; auto goes by the files' suffixes, which must agree"
+    )
     text_field: str = Field(
         "text",
         description="the field or column that holds the text; title,text joins several, body.text is one inside body",
@@ -78,10 +81,16 @@ class Ingest(Task):
     def _concrete_format(cls, values: Any) -> Any:
         """`auto` becomes the format it stands for, so that both spellings are one stage."""
         if isinstance(values, dict) and values.get("format", "auto") == "auto":
-            values = {**values, "format": format_of(values.get("source", "installed-docs"))}
-        if isinstance(values, dict) and values["format"] == "installed-docs":
+            values = {**values, "format": format_of(values.get("source", _DOCS))}
+        if isinstance(values, dict) and values["format"] == _DOCS:
             values = {"validation_share": 0.1, **values}
         return values
+
+    @model_validator(mode="after")
+    def _no_file_unread(self) -> Ingest:
+        if self.format == _DOCS and (files := [url for url in split_list(self.source) if url != _DOCS]):
+            raise BadConfig(f"format={_DOCS} reads no files, and source names {files[0]}", "give the files' format")
+        return self
 
     def external(self) -> Mapping[str, Any]:
         return SOURCES.load(self.format)().fingerprint(self.source)
@@ -152,33 +161,62 @@ class Ingest(Task):
 
 
 def format_of(source: Any) -> str:
-    """The format of a source by its first file's suffix, compression aside.
+    """The format of a source by its files' suffixes, compression aside; folders are looked into.
 
     Raises:
-        BadConfig: the suffix says nothing; lists the formats.
+        BadConfig: no suffix says it; lists the formats. Or they say several, of which one reader would make documents
+            that are lines of JSON, say.
     """
     if not isinstance(source, str | list | tuple):
         return "text"  # the field's own check names the wrong type
-    first = next(iter(split_list(source)), "")
-    if first == "installed-docs":
-        return first
-    name = base_name(first)
-    if first and not is_remote(first) and local_path(first).is_dir():
-        inside = sorted(p.name for p in local_path(first).rglob("*") if p.is_file() and not p.name.startswith("."))
-        name = inside[0] if inside else name
-    name = name.lower()
+    given = split_list(source)
+    if not given:
+        raise BadConfig("source: no file named", f"give a path, a URL or a glob, or {_DOCS}")
+    if _DOCS in given:
+        if len(given) > 1:
+            raise BadConfig(
+                f"source: {_DOCS} beside files: {_shown(source)}", "give each a corpus of its own, and mix them"
+            )
+        return _DOCS
+    found: dict[str, str] = {}
+    for url in given:
+        for file in _that_tell(url):
+            if kind := _by_suffix(file):
+                found.setdefault(kind, file)
+    if len(found) > 1:
+        (kind, one), (other, two) = list(found.items())[:2]
+        raise BadConfig(
+            f"source: files of several formats: {base_name(one)} is {kind}, {base_name(two)} is {other}",
+            "name those of one format, as with FOLDER/*.jsonl, and give each format a corpus of its own; "
+            "or set format for all of them",
+        )
+    if found:
+        return next(iter(found))
+    raise BadConfig(
+        f"source: the name {given[0]!r} does not tell its format",
+        f"set format to one of {', '.join(SOURCES)}",
+    )
+
+
+def _that_tell(url: str) -> list[str]:
+    """What tells the format of a path, URL, folder or glob: itself if it has a suffix, else the files behind it."""
+    if _by_suffix(url) and (is_remote(url) or not local_path(url).is_dir()):
+        return [url]
+    try:
+        return expand(url)
+    except BadConfig:
+        import difflib
+
+        if difflib.get_close_matches(url, [_DOCS], cutoff=0.7):
+            raise BadConfig(f"source: no such source {url!r}", f"did you mean {_DOCS!r}?") from None
+        raise
+
+
+def _by_suffix(url: str) -> str:
+    name = base_name(url).lower()
     for suffix in COMPRESSION_SUFFIXES:
         name = name.removesuffix(suffix)
-    for suffix, known in _SUFFIXES.items():
-        if name.endswith(suffix):
-            return known
-    import difflib
-
-    if difflib.get_close_matches(first, ["installed-docs"], cutoff=0.7):
-        raise BadConfig(f"source: no such source {first!r}", "did you mean 'installed-docs'?")
-    raise BadConfig(
-        f"source: the name {first!r} does not tell its format", f"set format to one of {', '.join(SOURCES)}"
-    )
+    return next((known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)), "")
 
 
 def _forget_others(ctx: Context, files: Sequence[File]) -> None:

@@ -206,12 +206,38 @@ def test_bad_sources_are_found_when_the_plan_is_made(tmp_path: Path) -> None:
         Ingest(source=str(tmp_path / "corpsu.jsonl")).external()
     with pytest.raises(BadConfig, match="installed-docs"):
         Ingest(source="instaled-docs")
+    with pytest.raises(BadConfig, match="no such file: corpus/"):
+        Ingest(source="corpus/")
+    (tmp_path / "corpus").write_text("x")
     with pytest.raises(BadConfig, match="text, jsonl, csv"):
-        Ingest(source="corpus")
+        Ingest(source=str(tmp_path / "corpus"))
     with pytest.raises(ValidationError, match="jsonl"):
         Ingest(source="corpus.jsonl", format="jsnl")
     with pytest.raises(ValidationError):
         Ingest(source=3)
+
+
+def test_a_folder_or_glob_tells_its_format_by_its_files(tmp_path: Path) -> None:
+    here = tmp_path / "data.txt"
+    here.mkdir()
+    jsonl(here / "part-0.jsonl", [{"text": "x"}])
+    for name in ("_SUCCESS", ".part-0.crc", "LICENSE"):
+        (here / name).write_text("")
+    assert [Ingest(source=f"{here}{more}").format for more in ("", "/", "/*", "/part-*")] == ["jsonl"] * 4
+    (here / "README.md").write_text("What this is.")  # would make a text of it all, JSON and braces
+    for source in (f"{here}", f"{here}/*", f"{here}/README.md,{here}/part-0.jsonl"):
+        with pytest.raises(BadConfig, match=r"README\.md is text, part-0\.jsonl is jsonl") as caught:
+            Ingest(source=source)
+        assert "FOLDER/*.jsonl" in caught.value.remedy
+    assert Ingest(source=str(here), format="text").format == "text"
+    assert Ingest(source=f"{here}/*.jsonl").format == "jsonl"
+
+
+def test_no_file_beside_the_installed_docs_is_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="installed-docs beside files"):
+        Ingest(source=("installed-docs", "mine.txt"))
+    with pytest.raises(BadConfig, match=r"reads no files, and source names mine\.txt"):
+        Ingest(source="mine.txt", format="installed-docs")
 
 
 def test_auto_and_the_named_format_are_one_stage(tmp_path: Path) -> None:

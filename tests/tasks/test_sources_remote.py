@@ -170,10 +170,11 @@ def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file.size for file in listing(url)] == [len(JSONL), len(files["sub/two.jsonl.gz"])]
     small_parts(monkeypatch, 20_000)
     outs = [
-        run_stage(Ingest(source=source, format="jsonl"), tmp_path / name).out
+        run_stage(Ingest(source=source), tmp_path / name).out
         for name, source in (("far", url), ("near", str(tmp_path / "local")))
     ]
     assert digests(outs[0]) == digests(outs[1])
+    assert Ingest(source=f"{url}/").format == Ingest(source=f"{url}/*").format == "jsonl"
     with pytest.raises(BadConfig) as caught:
         fingerprint(f"{url}/ones.jsonl")
     assert "one.jsonl" in caught.value.remedy
