@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,11 +56,12 @@ class File(NamedTuple):
 def expand(source: str | Iterable[str], field: str = "source") -> list[str]:
     """The files that a path, URL, glob, folder, comma list or list of these stands for.
 
-    Lists keep their order; globs and folders are sorted. Folders are read with their subfolders; names there that
-    begin with a dot or an underscore (`_SUCCESS`, `.part.crc`) are left out.
+    Lists keep their order; globs and folders are sorted. Folders are read with their subfolders, linked ones too; names
+    there that begin with a dot or an underscore (`_SUCCESS`, `.part.crc`) are left out.
 
     Raises:
-        BadConfig: nothing is there; names `field`, the path, and the nearest existing name.
+        BadConfig: nothing is there; names `field`, the path, and the nearest existing name. Or a file or folder that
+            cannot be read is among them.
     """
     return [url for url, _ in _expanded(source, field)]
 
@@ -107,9 +108,7 @@ def _expand_local(url: str, field: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        found = sorted(
-            str(p) for p in path.rglob("*") if p.is_file() and not any(s[0] in "._" for s in p.relative_to(path).parts)
-        )
+        found = sorted(p for p in _below(path, field) if _is_there(p, field))
         if not found:
             raise BadConfig(f"{field}: folder {url} holds no files", "name a folder with files, or a file")
         return found
@@ -117,7 +116,7 @@ def _expand_local(url: str, field: str) -> list[str]:
         import glob
 
         matched = sorted(glob.glob(str(path), recursive=True))
-        found = [p for p in matched if Path(p).is_file()]
+        found = [p for p in matched if _is_there(p, field)]
         for folder in set(matched).difference(found):
             if folder.lower().endswith((*_DATA_SUFFIXES, *COMPRESSION_SUFFIXES)):
                 raise BadConfig(
@@ -130,6 +129,42 @@ def _expand_local(url: str, field: str) -> list[str]:
     if path.exists():  # a device, a pipe
         raise BadConfig(f"{field}: {url} is neither a file nor a folder", "name a file, or a folder with files")
     raise BadConfig(f"{field}: no such file: {url}", nearest(path))
+
+
+def _below(folder: Path, field: str) -> Iterator[str]:
+    """What is in a folder and its subfolders, those behind links too, but for names that begin with `.` or `_`.
+
+    Raises:
+        BadConfig: a folder that may not be read, or that holds itself by a link.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise BadConfig(f"{field}: {error.filename} cannot be read: {error.strerror}", "check the folder's permissions")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders[:] = [name for name in folders if name[0] not in "._"]
+        for inner in (os.path.join(place, name) for name in folders):
+            if os.path.islink(inner) and any(os.path.samefile(inner, above) for above in _above(inner, folder)):
+                raise BadConfig(f"{field}: {inner} is a link to a folder that it is in", "take the link away")
+        yield from (os.path.join(place, name) for name in files if name[0] not in "._")
+
+
+def _above(path: str, folder: Path) -> list[Path]:
+    """The folders that a path below `folder` goes through, `folder` included."""
+    return [above for above in Path(path).parents if above.is_relative_to(folder)]
+
+
+def _is_there(path: str, field: str) -> bool:
+    """Whether it is a file.
+
+    Raises:
+        BadConfig: it is a link to what is not there, so that a file is missing.
+    """
+    if os.path.islink(path) and not os.path.exists(path):
+        raise BadConfig(
+            f"{field}: {path} is a link to {os.readlink(path)}, which is not there", "fetch it, or take the link away"
+        )
+    return os.path.isfile(path)
 
 
 def nearest(path: Path) -> str:
@@ -154,9 +189,9 @@ def nearest(path: Path) -> str:
 def fingerprint(source: str | Iterable[str], field: str = "source") -> list[dict[str, Any]]:
     """`[{name, size, checksum}]` of the files behind `source`, in order: JSON, free of places and times.
 
-    Local files are hashed (BLAKE2b) once; the checksum is kept in the user's cache under path, size,
-    modification time and inode, so asking again costs a stat. Remote files answer with the store's own
-    checksum or ETag; where a store has none, small files are read and large ones go by size.
+    Local files are hashed (BLAKE2b) once; the checksum is kept in the user's cache under path, size, inode and times
+    of modification and of change (the first can be set back), so asking again costs a stat. Remote files answer with
+    the store's own checksum or ETag; where a store has none, small files are read and large ones go by size.
 
     Raises:
         BadConfig: a file is missing or unreadable.
@@ -178,7 +213,7 @@ def _local_print(url: str, field: str) -> dict[str, Any]:
     path = local_path(url).absolute()
     try:
         stat = path.stat()
-        seal = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        seal = _seal(stat)
         # One small file per path: processes never rewrite each other's entries.
         entry = (
             cache_folder() / "checksums" / (hashlib.blake2b(str(path).encode(), digest_size=16).hexdigest() + ".json")
@@ -186,16 +221,19 @@ def _local_print(url: str, field: str) -> dict[str, Any]:
         checksum = _cached(entry, seal)
         if checksum is None:
             checksum = _hash(path)
-            after = path.stat()
-            if [after.st_size, after.st_mtime_ns, after.st_ino] != seal:
+            if _seal(path.stat()) != seal:
                 raise BadConfig(f"{field}: {url} changed while it was read", "wait until its writer is done")
-            if time.time() - stat.st_mtime > _SETTLED_SECONDS:
+            if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS:
                 _remember(entry, seal, checksum)
     except OSError as error:
         raise BadConfig(
             f"{field}: {url} cannot be read: {error.strerror or error}", "check the file's permissions"
         ) from None
     return {"name": path.name, "size": stat.st_size, "checksum": checksum}
+
+
+def _seal(stat: os.stat_result) -> list[int]:
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _hash(path: Path) -> str:

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from cluster import files
 from cluster.errors import BadConfig, BadData
 from cluster.files import expand, fingerprint, names
 from cluster.streams import open_stream
@@ -50,16 +51,18 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(first)
 
 
-def test_fingerprint_is_read_from_the_cache_when_warm(tmp_path: Path) -> None:
-    """A same-sized change that hides behind an unchanged time and inode is the price of not reading again."""
-    file = old(tmp_path / "x.txt", b"one")
-    before = fingerprint(str(file))
-    stat = file.stat()
+def test_fingerprint_is_read_from_the_cache_when_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the same size is seen although the time of modification was set back."""
+    file = tmp_path / "x.txt"
+    file.write_bytes(b"one")
+    time.sleep(2 * files._SETTLED_SECONDS)
+    before, stat = fingerprint(str(file)), file.stat()
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_hash", lambda _: "not asked")
+        assert fingerprint(str(file)) == before
     with file.open("r+b") as opened:
         opened.write(b"two")
     os.utime(file, ns=(stat.st_mtime_ns,) * 2)
-    assert fingerprint(str(file)) == before
-    os.utime(file)
     assert fingerprint(str(file)) != before
 
 
@@ -89,7 +92,26 @@ def test_lists_globs_and_folders(tmp_path: Path) -> None:
     assert [Path(p).name for p in expand(f"{here}/b.txt, {here}/a.txt")] == ["b.txt", "a.txt"]
     assert [Path(p).name for p in expand((f"{here}/b.txt", f"{here}/a.txt"))] == ["b.txt", "a.txt"]
     assert [Path(p).name for p in expand(f"{here}/with,comma.txt")] == ["with,comma.txt"]
+    assert [Path(p).name for p in expand(f"{here}/s*/*")] == ["c.txt"]
     assert names(["a/x.txt", "b/x.txt", "c/y.txt"]) == ["x.txt", "x.txt~2", "y.txt"]
+
+
+def test_no_file_of_a_folder_is_lost(tmp_path: Path) -> None:
+    """Linked folders are read; a link to nothing is a file that is missing."""
+    old(tmp_path / "far" / "b.txt", b"x")
+    old(tmp_path / "near" / "a.txt", b"x")
+    (tmp_path / "near" / "more").symlink_to(tmp_path / "far")
+    (tmp_path / "near" / "c.txt").symlink_to(tmp_path / "far" / "b.txt")
+    here = str(tmp_path / "near")
+    assert [Path(p).name for p in expand(here)] == ["a.txt", "c.txt", "b.txt"]
+    (tmp_path / "far" / "round").symlink_to(tmp_path / "near")
+    with pytest.raises(BadConfig, match="near/more/round is a link to a folder that it is in"):
+        expand(here)
+    (tmp_path / "far" / "round").unlink()
+    (tmp_path / "far" / "d.txt").symlink_to(tmp_path / "gone.txt")
+    for source in (here, f"{here}/*/*.txt"):
+        with pytest.raises(BadConfig, match=r"d\.txt is a link to .*gone\.txt, which is not there"):
+            expand(source)
 
 
 @pytest.mark.parametrize(
