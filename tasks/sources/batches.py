@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from cluster.errors import BadData
@@ -33,8 +34,6 @@ class Batch(NamedTuple):
 
 def read_part(format_name: str, options: ReadOptions, validation_share: float, part: Part) -> Iterator[Batch]:
     """The documents of one part, in order. A part that cannot be read ends in a batch that says so."""
-    from hashlib import blake2b
-
     tally = Tally(part.name, options)
     skipped = tally.left_out
     rows: list[tuple[Any, ...]] = []
@@ -68,7 +67,6 @@ def read_part(format_name: str, options: ReadOptions, validation_share: float, p
                 text = raw.decode()
             same = document.same_as.encode("utf-8", "replace") if document.same_as else raw
             group = document.group.encode("utf-8", "replace") if document.group else raw
-            drawn = blake2b(group, digest_size=8).digest() if threshold else b"\xff"
             rows.append(
                 (
                     document.id or None,
@@ -77,7 +75,7 @@ def read_part(format_name: str, options: ReadOptions, validation_share: float, p
                     document.meta,
                     document.line,
                     blake2b(same, digest_size=16).digest(),
-                    int.from_bytes(drawn, "big") < threshold,
+                    threshold > 0 and split_draw(group) < threshold,
                     chars,
                 )
             )
@@ -89,6 +87,14 @@ def read_part(format_name: str, options: ReadOptions, validation_share: float, p
         yield batch(last=True, failure=(error.message, error.remedy))
         return
     yield batch(last=True)
+
+
+def split_draw(group: bytes) -> int:
+    """What the split is drawn by: the share it is below is held out, of 2**64.
+
+    Other choices among documents must not go by this number, or they would choose by split: give theirs a `person`.
+    """
+    return int.from_bytes(blake2b(group, digest_size=8).digest(), "big")
 
 
 def _table(rows: list[tuple[Any, ...]]) -> Any:

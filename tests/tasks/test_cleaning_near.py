@@ -19,6 +19,7 @@ from tasks.cleaning.base import Verdict
 from tasks.cleaning.clusters import Clusters
 from tasks.cleaning.near import NearDuplicates
 from tasks.cleaning.settings_corpus import NearDuplicatesSettings as Settings
+from tasks.sources.batches import split_draw
 from tests.tasks.compared import compared, jaccard, kept, planted, words_of
 
 
@@ -64,6 +65,21 @@ def test_estimates_alone_are_right_but_near_the_threshold() -> None:
         found = dropped(verdicts)[n] or dropped(verdicts)[n + 1]
         if abs(similar - 0.8) > 5 * (0.8 * 0.2 / 128) ** 0.5:
             assert found == (similar > 0.8), similar
+
+
+@pytest.mark.parametrize("action", ["drop", "group"])
+def test_who_stays_is_held_out_no_more_often_than_others(action: str) -> None:
+    """Of 150 clusters of six, splits drawn as `Ingest` draws them, within four standard deviations."""
+    texts = [f"{n} " + " ".join(f"{n}x{i}" for i in range(60)) + f" last {k}" for n in range(150) for k in range(6)]
+    held = [split_draw(text.encode()) < 0.2 * 2**64 for text in texts]
+    verdicts, facts = near(texts, held, action=action)
+    assert facts["clusters"] == 150
+    if action == "drop":
+        left = [at for at, verdict in enumerate(verdicts) if verdict.text is not None]
+        found = [held[at] for at in left]
+    else:
+        found = [verdicts[at].split == "validation" or (held[at] and not verdicts[at].split) for at in range(0, 900, 6)]
+    assert abs(sum(found) / 150 - 0.2) < 4 * (0.2 * 0.8 / 150) ** 0.5
 
 
 def test_short_documents() -> None:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
-from zlib import crc32
 
 import pyarrow as pa
 import pytest
@@ -22,6 +21,7 @@ from tasks.corpus_reader import corpus_facts, read_batches
 from tasks.corpus_writer import Shards
 from tasks.mix import Component, Mix
 from tasks.mix_documents import Count
+from tasks.sources.batches import split_draw
 from tasks.tokenizer import TrainTokenizer
 from tests.tasks.stage import FolderContext, digests, run_stage
 
@@ -58,12 +58,12 @@ def lines(count: int, seed: int, words: tuple[int, int] = (5, 40)) -> list[str]:
 
 
 def corpus(folder: Path, texts: list[str], validation_share: float = 0.1) -> Path:
-    """A corpus artifact, split by the texts' checksums."""
+    """A corpus artifact, split as `Ingest` splits."""
     folder.mkdir()
     writer = Shards(folder)
     for start in range(0, len(texts), 50):
         some = texts[start : start + 50]
-        held = [crc32(text.encode()) < validation_share * 2**32 for text in some]
+        held = [split_draw(text.encode()) < validation_share * 2**64 for text in some]
         ids = [f"{start + n}" for n in range(len(some))]
         columns = {"id": ids, "text": some, "source": ["file"] * len(some), "meta": ["{}"] * len(some)}
         writer.write(pa.table({**columns, "validation": held}))
@@ -142,6 +142,14 @@ def test_epochs_repeat_all_and_a_part(parts: list[Path], tmp_path: Path) -> None
     facts = table(out)
     assert facts["a"]["effective_bytes"] == sum(len(r["text"].encode()) for r in rows(out) if r["source"] == "a")
     assert facts["a"]["epochs"] == pytest.approx(2.25, abs=0.04)
+
+
+def test_a_part_of_an_epoch_is_one_of_each_split(parts: list[Path], tmp_path: Path) -> None:
+    """Of a tenth that is held out, as of the rest: chosen by the number that the split was drawn by, all of it was."""
+    out = mix(tmp_path / "m", parts[:1], named({"epochs": 0.1}))
+    for split in ("train", "validation"):
+        share = len(rows(out, split)) / (count := len(rows(parts[0], split)))
+        assert abs(share - 0.1) < 4 * (0.1 * 0.9 / count) ** 0.5, split  # four standard deviations
 
 
 def test_weights_are_met_to_a_document(parts: list[Path], tmp_path: Path) -> None:
