@@ -268,13 +268,15 @@ def results_of(result: Result) -> dict[str, list[dict[str, Any]]]:
 
 def pretraining_table(rows: list[dict[str, Any]]) -> Table:
     """Each model's held-out loss beside a unigram and an n-gram model's."""
+    from tasks.report import loss_shown
+
     table = Table(title="pretraining, nats per label on held-out text", title_justify="left")
     for title in ("objective", "architecture", "parameters", "tokens", "loss", "unigram", "n-gram"):
         table.add_column(title, justify="left" if title in ("objective", "architecture") else "right")
     for row in rows:
         baselines = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("unigram", "ngram")]
         counts = [f"{row[name]:,}" for name in ("parameters", "tokens")]
-        table.add_row(row["objective"], row["architecture"], *counts, f"{row['loss']:.3f}", *baselines)
+        table.add_row(row["objective"], row["architecture"], *counts, loss_shown(row), *baselines)
     return table
 
 

@@ -49,11 +49,12 @@ class NGramBaseline(Task):
     def run(self, ctx: Context) -> Mapping[str, Any]:
         """Write `baseline.json`: unigram_nats, ngram_nats, order, tokens, positions, measured_at.
 
-        unigram_nats, ngram_nats: mean of -log p per token. tokens: ordinary ones counted for training. positions:
-        tokens measured on.
+        unigram_nats, ngram_nats: mean of -log p per token; null where no example is held out. tokens: ordinary ones
+        counted for training. positions: tokens measured on.
 
         Raises:
-            BadConfig: the examples hold no rows of text. BadData: a split is empty, or there is nothing to measure.
+            BadConfig: the examples hold no rows of text.
+            BadData: there is nothing to count, or no held-out example has a label at an ordinary token.
         """
         import numpy as np
 
@@ -61,7 +62,8 @@ class NGramBaseline(Task):
         from tasks.kneser_ney import NGramModel
 
         folder = ctx.input("examples").path
-        train, validation = (ExampleReader(folder, split, 0) for split in ("train", "validation"))
+        train = ExampleReader(folder, "train", 0)
+        held_out = train.info["sequences"]["validation"]
         check_rows(train.settings, train.info["masking"])
         special = train.vocabulary.special
         ctx.progress(0, 3, "steps")
@@ -72,9 +74,16 @@ class NGramBaseline(Task):
         del rows
         if not ngram.tokens:
             raise BadData("the training rows have no ordinary tokens", "use more text")
+        told = {"order": self.order, "tokens": ngram.tokens}
 
+        if not held_out:
+            ctx.log("no example is held out, so nothing is measured: raise validation_share or use more text")
+            return _write(
+                ctx, {"unigram_nats": None, "ngram_nats": None, "positions": 0, "measured_at": "nothing"} | told
+            )
+        validation = ExampleReader(folder, "validation", 0)
         nats, positions, kinds = [0.0, 0.0], 0, set()
-        count = min(len(validation), self.validation_sequences)
+        count = min(held_out, self.validation_sequences)
         for begin in range(0, count, _ROWS_AT_ONCE):
             if ctx.cancelled():
                 raise Cancelled("the n-gram baseline was cancelled")
@@ -88,16 +97,20 @@ class NGramBaseline(Task):
             ctx.progress(1 + 2 * (begin + size) / count, 3, "steps")
         if not positions:
             raise BadData("the validation examples have no label at an ordinary token", "raise validation_share")
-        facts = {
+        facts = told | {
             "unigram_nats": round(nats[0] / positions, 6),
             "ngram_nats": round(nats[1] / positions, 6),
-            "order": self.order,
-            "tokens": ngram.tokens,
             "positions": positions,
             "measured_at": "labels" if kinds == {"labels"} else "all ordinary tokens",
         }
-        (ctx.out / "baseline.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        return {name: facts[name] for name in ("unigram_nats", "ngram_nats", "tokens", "positions")}
+        return _write(ctx, facts)
+
+
+def _write(ctx: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`baseline.json`, and the figures of it that are metrics."""
+    (ctx.out / "baseline.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    names = ("unigram_nats", "ngram_nats", "tokens", "positions")
+    return {name: facts[name] for name in names if facts[name] is not None}
 
 
 def check_rows(objective: Any, masking: str) -> None:

@@ -153,6 +153,8 @@ def _report(folder: Path) -> list[str]:
 
 def _baseline(folder: Path) -> list[str]:
     facts = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
+    if facts["ngram_nats"] is None:
+        return [f"  counted on {facts['tokens']:,} training tokens; no example is held out to measure it on"]
     where = f"{facts['positions']:,} validation tokens ({facts['measured_at']})"
     return [
         f"  {facts['unigram_nats']:.3f} nats a token for unigrams",

@@ -227,8 +227,13 @@ def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         unigram, ngram = ("–" if row[name] is None else f"{row[name]:.3f}" for name in ("unigram", "ngram"))
         gram = ngram if row["order"] is None else f"{ngram} ({row['order']}-gram)"
         cells = [row["objective"], row["architecture"], f"{row['parameters']:,}", f"{row['tokens']:,}"]
-        lines.append("| " + " | ".join([*cells, f"{row['loss']:.3f}", unigram, gram]) + " |")
+        lines.append("| " + " | ".join([*cells, loss_shown(row), unigram, gram]) + " |")
     return [*lines, ""]
+
+
+def loss_shown(row: Mapping[str, Any]) -> str:
+    """The loss of a row of pretraining; the last one in training, where nothing was held out, is named as such."""
+    return f"{row['loss']:.3f}" + (" (in training)" if row.get("measure") == "loss" else "")
 
 
 def _side(side: Mapping[str, Any] | None) -> str:

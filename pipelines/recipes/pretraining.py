@@ -135,6 +135,7 @@ def pretraining_pipeline(c: Any, *, directory: str, register: str) -> Pipeline:
         register=register,
     )
     countable = c.objective.kind != "glove" and not (c.objective.paired and c.examples.masking == "static")
+    countable = countable and any(part.read.validation_share for part in parts.each)  # measured on what is held out
     baselines = (NGramBaseline(examples=examples, **given(c.baseline)),) if countable else ()
     report = Report(scores=scores, models=(model,), baselines=baselines)
     pretrained = Registration(register, ((model, None),))

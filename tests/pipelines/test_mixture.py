@@ -47,6 +47,15 @@ def test_one_source_is_read_and_cleaned_and_nothing_else() -> None:
     ]
 
 
+def test_without_held_out_text_there_is_no_baseline_to_measure() -> None:
+    def stages(*words: str) -> set[str]:
+        found = find_recipe("bert")
+        return {task.stage for task in found.build(resolve(found, words)).roots()}
+
+    assert "baseline" in stages("corpus=a.txt") & stages(*TWO, "corpus.a.ingest.validation_share=0")
+    assert "baseline" not in stages("corpus=a.txt", "ingest.validation_share=0")
+
+
 def test_quickstart_and_bert_clean_by_the_standard_list() -> None:
     for recipe in ("quickstart", "bert"):
         assert resolve(find_recipe(recipe), ["corpus=a.txt"]).clean == "standard"  # type: ignore[attr-defined]

@@ -189,6 +189,8 @@ def test_baseline(inputs: dict[str, Path], tmp_path: Path) -> None:
     out = run_stage(NGramBaseline(examples=task), tmp_path / "b", examples=folder).out
     facts = json.loads((out / "baseline.json").read_text())
     assert f"{facts['ngram_nats']:.3f} nats a token for 3-grams, Kneser-Ney" in printed(preview("baseline", out))
+    (out / "baseline.json").write_text(json.dumps(facts | {"ngram_nats": None, "unigram_nats": None}))
+    assert "no example is held out to measure it on" in printed(preview("baseline", out))
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "gpt2", "unigram"])
