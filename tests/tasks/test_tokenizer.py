@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_wordpiece(corpus: Path, tmp_path: Path) -> None:
     assert [i for _, i in vocabulary] == list(range(1000))
     added = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
     assert added == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "continuations are ordinary tokens"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe-words", "unigram-bert"])
+@pytest.mark.parametrize(("letters", "vocab_size"), [(26, 300), (3000, 16_000)])
+def test_the_letters_of_a_text_are_known(kind: str, letters: int, vocab_size: int) -> None:
+    """Of a small vocabulary as of a script with thousands: a sixteenth, or 1,000, would leave words unknown."""
+    first = ord("a") if letters == 26 else 0x4E00
+    draw = random.Random(0)
+    chances = [1 / (rank + 3) for rank in range(letters)]  # Zipf's
+    drawn = draw.choices(range(first, first + letters), chances, k=40_000)
+    words = ["".join(map(chr, drawn[at : at + 4])) for at in range(0, len(drawn), 4)]
+    settings = TokenizerSettings(vocab_size, lowercase=True, min_frequency=2)
+    tokenizer = TOKENIZERS.load(kind)([" ".join(words)] * 3, settings)
+    ids = tokenizer.encode(" ".join(words), add_special_tokens=False).ids
+    assert tokenizer.get_vocab_size() <= vocab_size
+    assert ids.count(1) <= 0.001 * len(drawn), "each of a letter beyond 99.9 %"
 
 
 def test_case_can_be_kept(corpus: Path, tmp_path: Path) -> None:
