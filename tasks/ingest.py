@@ -87,7 +87,15 @@ class Ingest(Task):
         return values
 
     @model_validator(mode="after")
-    def _no_file_unread(self) -> Ingest:
+    def _possible(self) -> Ingest:
+        """What can be known before anything is read. Raises BadConfig."""
+        if not self.text_field.replace(",", "").strip():
+            raise BadConfig(f"text_field={self.text_field!r} names no field", "name the field that holds the text")
+        if self.max_document_chars < self.min_document_chars:
+            raise BadConfig(
+                f"min_document_chars={self.min_document_chars} is above max_document_chars={self.max_document_chars}",
+                "no document could be kept: change one of them",
+            )
         if self.format == _DOCS and (files := [url for url in split_list(self.source) if url != _DOCS]):
             raise BadConfig(f"format={_DOCS} reads no files, and source names {files[0]}", "give the files' format")
         return self

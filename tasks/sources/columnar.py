@@ -15,7 +15,7 @@ from cluster.errors import BadData
 from cluster.files import File, is_remote, local_path, open_plain
 from cluster.streams import LONGEST_MAGIC, codec_of, open_stream
 from tasks.sources.base import PART_BYTES, Document, Piece, ReadOptions, Source, Tally, place
-from tasks.sources.fields import Fields, missing_field
+from tasks.sources.fields import Fields
 
 _ROWS = 1024  # read at a time, fewer where they are long
 _SLICE_BYTES = 4 << 20
@@ -132,13 +132,12 @@ def _columns(schema: Any, piece: Piece, options: ReadOptions) -> list[str]:
     """The columns to read: what text and id are in, and scalar ones, which become meta.
 
     Raises:
-        BadData: no such column; names the nearest.
+        BadData: no such column, with the nearest; or two of one name.
     """
     import pyarrow.types as t
 
     fields = Fields(options)
-    if lacking := fields.missing(schema.names):
-        raise BadData(f"{piece.name}: no column {lacking!r}", missing_field(lacking, schema.names))
+    fields.check(schema.names, piece.name)
     used = fields.used(schema.names)
 
     def scalar(kind: Any) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from cluster.errors import BadData
 from cluster.files import File
 from tasks.sources.base import Document, Piece, ReadOptions, Source, Tally, byte_ranges, place
-from tasks.sources.fields import Fields, missing_field
+from tasks.sources.fields import Fields
 from tasks.sources.lines import Lines
 
 
@@ -91,8 +91,7 @@ def _documents(
     for number, row in rows:
         if header is None:
             header = row
-            if lacking := fields.missing(header):
-                raise BadData(f"{piece.name}: no column {lacking!r} in the header line", missing_field(lacking, header))
+            fields.check(header, piece.name, " in the header line")
             continue
         if len(row) != len(header):
             tally.bad(f"{len(row)} fields, expected {len(header)} as in the header", place(piece, number))

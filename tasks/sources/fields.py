@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cluster.errors import BadData
 from tasks.sources.base import Document, Piece, ReadOptions, Tally, place
 
 _LONGEST_META = 1000  # characters of a string
@@ -31,10 +32,21 @@ class Fields:
         there = set(names)
         return {name if name in there else name.split(".", 1)[0] for name in (*self.texts, self.id)} & there
 
-    def missing(self, names: Iterable[str]) -> str:
-        """The first text field that a table with these columns cannot have; empty if none."""
+    def check(self, names: Sequence[str], name: str, where: str = "") -> None:
+        """Whether a table with these columns can have the fields; `where`: the columns are told, for messages.
+
+        Raises:
+            BadData: a text field is not there, nor an id that was asked for; or one of them is there twice.
+        """
         there = set(names)
-        return next((n for n in self.texts if n not in there and n.split(".", 1)[0] not in there), "")
+        asked = [*self.texts, *([] if self.id == ReadOptions.id_field else [self.id])]
+        for field in asked:
+            if field not in there and field.split(".", 1)[0] not in there:
+                setting = "text_field" if field in self.texts else "id_field"
+                raise BadData(f"{name}: no column {field!r}{where}", missing_field(field, names, setting))
+        for field in self.used(names):
+            if (count := list(names).count(field)) > 1:
+                raise BadData(f"{name}: {count} columns are named {field!r}{where}", "give each its own name")
 
     def document(self, record: Mapping[str, Any], piece: Piece, number: int, tally: Tally) -> Document | None:
         """The document of record `number` of a piece, or None where it is counted as bad.
@@ -84,13 +96,13 @@ def _inside(record: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def missing_field(wanted: str, fields: Iterable[str]) -> str:
-    """The remedy for a missing text field."""
+def missing_field(wanted: str, fields: Iterable[str], setting: str = "text_field") -> str:
+    """The remedy for a missing field."""
     there = [str(name)[:80] for name in fields]
     near = difflib.get_close_matches(wanted, there, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(there[:20]) + ("…" if len(there) > 20 else "")
-    return f"{hint}fields found: {shown}; set text_field=NAME"
+    return f"{hint}fields found: {shown}; set {setting}=NAME"
 
 
 def _kept(value: Any) -> bool:

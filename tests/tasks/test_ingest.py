@@ -330,6 +330,38 @@ def test_rows_with_too_many_fields(tmp_path: Path) -> None:
     assert ingest(tmp_path, tmp_path / "q.csv")[0][0]["text"] == "two\nlines"
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "arrow"])
+def test_columns_that_are_not_what_was_asked_for(tmp_path: Path, suffix: str) -> None:
+    """Of two columns of one name the last was read; a misspelt id was none."""
+
+    def table(*names: str) -> Path:
+        path = tmp_path / f"a.{suffix}"
+        columns = pa.table([["x y"], ["z"]], names=list(names))
+        if suffix == "parquet":
+            pq.write_table(columns, path)
+        elif suffix == "arrow":
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, columns.schema) as file:
+                file.write_table(columns)
+        else:
+            path.write_text("\n".join({"csv": ",", "tsv": "\t"}[suffix].join(row) for row in (names, ("x y", "z"))))
+        return path
+
+    assert f"a.{suffix}: 2 columns are named 'text'" in fails(tmp_path, table("text", "text")).message
+    assert "2 columns are named 'id'" in fails(tmp_path, table("id", "id"), text_field="id", id_field="id").message
+    error = fails(tmp_path, table("text", "doc_id"), id_field="docid")
+    assert "no column 'docid'" in error.message and "did you mean 'doc_id'?" in error.remedy
+    assert error.remedy.endswith("set id_field=NAME")
+    assert ingest(tmp_path, table("text", "doc_id"), id_field="doc_id")[0][0]["id"] == "z"
+    assert ingest(tmp_path, table("text", "other"))[0][0]["id"] == f"a.{suffix}:{2 if suffix in ('csv', 'tsv') else 1}"
+
+
+def test_settings_that_could_give_no_document() -> None:
+    with pytest.raises(BadConfig, match="text_field=' , ' names no field"):
+        Ingest(source="a.jsonl", text_field=" , ")
+    with pytest.raises(BadConfig, match="min_document_chars=20 is above max_document_chars=10"):
+        Ingest(source="a.jsonl", min_document_chars=20, max_document_chars=10)
+
+
 def test_importing_the_task_is_cheap() -> None:
     import subprocess
     import sys
