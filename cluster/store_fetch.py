@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ class Fetching(OpenStore):
     ) -> Path:
         """The artifact's files as a local folder, not to be written to.
 
-        A local store gives its own folder. A remote one downloads into `cache_dir` (by default a
-        temporary folder of this user), where the copy stays until `unpin` or this process's end, and
-        longer while `cache_bytes` allows.
+        A local store gives its own folder, in which all files must be, of their sizes. A remote one downloads into
+        `cache_dir` (by default a temporary folder of this user), where the copy stays until `unpin` or this
+        process's end, and longer while `cache_bytes` allows.
 
         Args:
-            verify: also compare sizes and checksums.
+            verify: also compare checksums, and look for files that the manifest does not name.
             lazy: leave the files that the manifest's `later` names in a remote store; `cluster.store_lazy` fetches
                 them one by one as they are read.
 
@@ -56,6 +57,8 @@ class Fetching(OpenStore):
             folder = Path(f"{self.url}/{path}")
             if not folder.is_dir() and manifest["files"]:
                 raise self._damaged(manifest, [f"{folder} is missing"])
+            if problems := compare(manifest["files"], _sizes(manifest["files"], folder), None, deep=False):
+                raise self._damaged(manifest, problems)
         elif lazy and not self.in_process and any(is_later(manifest, name) for name in manifest["files"]):
             return self._fetch_small(manifest, cache_dir)
         else:
@@ -163,3 +166,12 @@ class Fetching(OpenStore):
                 return checksum_of(file)
 
         return problems + compare(files, self._files.sizes(folder), remote_checksum)
+
+
+def _sizes(names: Iterable[str], folder: Path) -> dict[str, int]:
+    """{name: bytes} of the files that are in a local folder."""
+    found = {}
+    for name in names:
+        with suppress(OSError):
+            found[name] = os.stat(folder / name).st_size
+    return found

@@ -132,6 +132,9 @@ def test_verify_finds_damage(store, make, key, name, data, found, tmp_path):
     if data is None or "bytes" in found or store.local_root:
         with pytest.raises(BadData, match=f"{key[:12]}.*{name}"):
             store.fetch(manifest, tmp_path / "cache", verify=True)
+    if data is None or "bytes" in found:  # a corpus whose shard is gone would be a shorter one
+        with pytest.raises(BadData, match=f"{key[:12]}.*{name}"):
+            store.fetch(manifest, tmp_path / "cache")
 
 
 def test_verify_finds_a_changed_manifest(store, make, key):
