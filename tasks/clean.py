@@ -80,7 +80,7 @@ class Clean(Task):
         from cluster.files import fingerprint
 
         return {
-            f"steps.{number}.{step.kind}": fingerprint(step.files(), f"steps.{number}")
+            f"steps.{number}.{step.kind}": fingerprint(step.files(), f"cleaning step {step.kind}")
             for number, step in enumerate(self.steps)
             if step.files()
         }

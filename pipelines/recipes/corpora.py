@@ -48,13 +48,20 @@ def _cleaning(value: Any) -> Any:
             f"no list of cleaning steps is called {value!r}",
             f"give none, {', '.join(LISTS)}, or a list of steps: clean=[unicode,pii]",
         )
+    if isinstance(value, Mapping):
+        if isinstance(value.get("preset"), str):  # what a text becomes under `clean.field=…`
+            raise ConfigError(
+                f"clean is {value['preset']!r} and also has settings of a step",
+                "write the steps out: clean=[unicode,{kind: length, min_chars: 3}]",
+            )
+        value = (value,)
     if isinstance(value, list | tuple):  # here, so that a mistake in a step is told without the union's other half
         return tuple(parse(step) for step in value) or "none"
     return value
 
 
 Cleaning = Annotated[Literal["none", "standard", "web"] | tuple[AnyStep, ...], BeforeValidator(_cleaning)]
-"""How documents are cleaned: the name of a list of steps (`tasks.cleaning.settings`), or steps."""
+"""How documents are cleaned: the name of a list of steps (`tasks.cleaning.settings`), or one step or several."""
 
 
 class ComponentSettings(Component):

@@ -45,6 +45,9 @@ def test_one_source_is_read_and_cleaned_and_nothing_else() -> None:
         "pii",
         "length",
     ]
+    assert corpus("corpus=a.txt", "clean.kind=pii", "clean.action=drop") == Clean(
+        corpus=Ingest(source="a.txt"), steps=({"kind": "pii", "action": "drop"},)
+    )
 
 
 def test_without_held_out_text_there_is_no_baseline_to_measure() -> None:
@@ -187,6 +190,8 @@ def test_the_tokenizers_recipe_compares_on_the_corpus() -> None:
         (["corpus=x.txt", "corpus.a.source=a.txt"], "corpus is 'x.txt' and also has components"),
         (["corpus=a.txt", "clean=webb"], "no list of cleaning steps is called 'webb'"),
         (["corpus=a.txt", "clean=[unicod]"], "did you mean 'unicode'"),
+        (["corpus=a.txt", "clean.knd=pii"], "a cleaning step has no kind"),
+        (["corpus=a.txt", "clean=web", "clean.min_chars=3"], "clean is 'web' and also has settings of a step"),
         (["corpus=a.txt", "clean=[{kind: c4, min_sentencs: 1}]"], "did you mean 'min_sentences'"),
         (["corpus=a.txt", "clean=[decontaminate]"], "needs to know what is evaluated"),
         ([*TWO, "mix.temperature=2", "corpus.b.epochs=2"], "temperature=2"),
