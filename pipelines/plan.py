@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipelines.graph import Graph, Node
 from pipelines.sweep import PRUNED, pruned
 
 CACHED, RUN, STALE = "cached", "run", "stale"
+_ABSENT = "(absent)"
 
 
 @dataclass
@@ -184,17 +186,34 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         for key in sorted({*old, *new}):
             where = f"{path}.{key}" if path else str(key)
             if key not in old:
-                lines.append(f"{where}: (absent) -> {_short(new[key])}")
+                lines.append(f"{where}: {_ABSENT} -> {_short(new[key])}")
             elif key not in new:
-                lines.append(f"{where}: {_short(old[key])} -> (absent)")
+                lines.append(f"{where}: {_short(old[key])} -> {_ABSENT}")
             else:
                 lines += differences(old[key], new[key], where)
         return lines
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}[{i}]")
-        ]
+    if isinstance(old, list) and isinstance(new, list):
+        return [line for a, b, place in _paired(old, new) for line in differences(a, b, f"{path}[{place}]")]
+    if _ABSENT in (old, new):
+        return [f"{path}: {_short(old)} -> {_short(new)}"]
     return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _paired(old: list[Any], new: list[Any]) -> Iterator[tuple[Any, Any, int]]:
+    """(old item, new item, place) of what differs in two lists; of an item that came or went one is absent."""
+    if len(old) == len(new):
+        yield from zip(old, new, range(len(new)), strict=True)
+        return
+    from difflib import SequenceMatcher
+
+    was, now = ([json.dumps(item, sort_keys=True) for item in items] for items in (old, new))
+    for _, first, last, begin, end in SequenceMatcher(None, was, now, autojunk=False).get_opcodes():
+        both = min(last - first, end - begin)
+        yield from zip(old[first : first + both], new[begin : begin + both], range(begin, begin + both), strict=True)
+        for at in range(first + both, last):
+            yield old[at], _ABSENT, at
+        for at in range(begin + both, end):
+            yield _ABSENT, new[at], at
 
 
 def code_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -205,6 +224,8 @@ def code_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping):  # what it is called first, since the rest may be cut
+        value = {key: value[key] for key in sorted(value, key=lambda key: (key not in ("kind", "name"), key))}
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

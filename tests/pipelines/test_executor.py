@@ -12,6 +12,7 @@ import pytest
 from cluster.leases import Owner
 from cluster.store import Store
 from pipelines import Pipeline, run
+from pipelines.plan import differences
 from pipelines.session import Request, make_plan
 from tests.recipes.toy import Count, Read, Seen, Steps, ToyConfig, toy
 
@@ -61,6 +62,21 @@ def test_plan_names_the_field_that_changed(tmp_path: Path, text: Path, toy_run) 
     assert plan.steps["train"].expected_seconds is not None
     text.write_text("other words\n")
     assert any("source text: the cat" in line for line in plan_of(tmp_path, text).steps["read"].changes)
+
+
+def test_an_item_that_came_or_went_is_named_alone() -> None:
+    """A file more in a folder, a step less in a list: not the beginnings of two lists that are both cut."""
+    files = [{"checksum": "blake2b:" + str(n) * 40, "name": f"{n}.txt", "size": n} for n in range(4)]
+    assert differences({"files": files[:1] + files[2:]}, {"files": files}) == [
+        "files[1]: (absent) -> {'name': '1.txt', 'checksum': 'blake2b:" + 18 * "1" + "..."
+    ]
+    steps = [{"action": "drop", "kind": "pii"}, {"kind": "unicode"}, {"kind": "length", "least": 3}]
+    assert differences({"steps": steps}, {"steps": [steps[0], {"kind": "length", "least": 4}]}) == [
+        "steps[1].kind: unicode -> length",
+        "steps[1].least: (absent) -> 4",
+        "steps[2]: {'kind': 'length', 'least': 3} -> (absent)",
+    ]
+    assert differences([1, 2], [2]) == ["[0]: 1 -> (absent)"] and differences([1, 2], [1, 2]) == []
 
 
 def test_force_makes_again_and_equal_bytes_keep_what_follows(toy_run) -> None:
