@@ -128,8 +128,36 @@ def _framed(text_model: TextModel, tokenizer: Any, text: str) -> list[int]:
             begin = ["pad", *begin]  # inputs and targets in one row, shifted right
         if kind != "prefix" and not end:
             end = ["eos"]  # the inputs' own
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = _cut_as_rows(tokenizer, text)
     return [*(roles[r] for r in begin if r in roles), *ids, *(roles[r] for r in end if r in roles)]
+
+
+def _cut_as_rows(tokenizer: Any, text: str) -> list[int]:
+    """The text's ids, where what touches a mask or a sentinel on its right begins no word.
+
+    In rows these stand in the place of tokens, so "is <mask>." ends with the piece "." there. A tokenizer whose pieces
+    have the space before a word in them (SentencePiece's ▁) begins a word behind every special token: "▁" and ".".
+    """
+    layout = json.loads(tokenizer.to_str())
+    inside = _without_first_space(layout["pre_tokenizer"])
+    special = [each["content"] for each in layout["added_tokens"]]
+    if inside == layout["pre_tokenizer"] or not special:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+    from tokenizers import Tokenizer
+
+    touched = Tokenizer.from_str(json.dumps({**layout, "pre_tokenizer": inside}))
+    spelled = "|".join(re.escape(each) for each in sorted(special, key=len, reverse=True))
+    parts = re.split(rf"(\s*(?:{spelled})(?:(?!{spelled})\S)+)", text)  # every second one is touched
+    cut = [(touched if n % 2 else tokenizer).encode(part, add_special_tokens=False).ids for n, part in enumerate(parts)]
+    return [i for ids in cut for i in ids]
+
+
+def _without_first_space(step: Any) -> Any:
+    """A pre-tokenizer's settings, where it adds no space before the first word."""
+    if isinstance(step, dict):
+        own = {"prepend_scheme": "never", "add_prefix_space": False}
+        return {name: own.get(name, _without_first_space(value)) for name, value in step.items()}
+    return [_without_first_space(each) for each in step] if isinstance(step, list) else step
 
 
 def generation_ids(text_model: TextModel) -> dict[str, tuple[int, ...]]:

@@ -43,6 +43,20 @@ def test_a_prompt_looks_as_the_training_rows_did(models: dict[str, Path], name: 
         assert {loaded.tokenizer.token_to_id(f"<extra_id_{n}>") for n in (0, 1)} < set(sentinels)
 
 
+def test_what_touches_a_sentinel_begins_no_word(models: dict[str, Path]) -> None:
+    """Pieces have the space before a word in them, and rows have none between a sentinel and the end of its word."""
+    loaded = load_text_model(models["t5"])
+
+    def cut(text: str) -> list[str]:
+        return [loaded.tokenizer.id_to_token(i) for i in encode_prompt(loaded, text)][:-1]
+
+    first, second = "<extra_id_0>", "<extra_id_1>"
+    for space in ("", " "):
+        assert cut(f"the run{space}{first}n") == [*cut("the run"), first, "n"]
+        assert cut(f"the{space}{first}{second}n the{space}") == [*cut("the"), first, second, "n", *cut("the")]
+    assert cut(f"{first} the {second} run") == [first, *cut("the"), second, *cut("run")]
+
+
 def test_what_begins_ends_and_never_stands_in_a_text(models: dict[str, Path]) -> None:
     ids = {name: generation_ids(load_text_model(folder)) for name, folder in models.items()}
     roles = {name: load_text_model(folder).roles for name, folder in models.items()}
