@@ -19,8 +19,9 @@ from modeling.config import Config
 from modeling.guard import GuardConfig
 from modeling.optimizers.settings import AdamW, AnyOptimizer, check_stage
 from modeling.schedule import LoopConfig, Precision, Schedule
+from modeling.trunks import check_language_model, check_pooling
 from tasks.base import Context, Model, Task, Tokenizer
-from tasks.datasets import Dataset
+from tasks.datasets import Dataset, LabelledData, asks_for_spans
 from tasks.pretrain import shape_of
 from tasks.training import fit_on_rank, model_files, same_tokenizer, timings, train, write_history
 
@@ -111,7 +112,9 @@ class Finetune(Task):
     loop: FinetuneLoop = FinetuneLoop()
     length_tokens: int = Field(128, ge=16, description="longest sequence; longer ones are cut or slid over")
     pooling: Literal["mean", "cls", "last"] = Field(
-        "mean", description="how a sequence becomes one vector: of all tokens, of the first (BERT), of the last (GPT)"
+        "mean",
+        description="how a sequence becomes one vector: of all tokens, of the first (BERT; no decoder's), of the last "
+        "(GPT)",
     )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     lm_weight: float = Field(
@@ -133,6 +136,11 @@ class Finetune(Task):
             raise BadConfig(
                 "finetune: both init and like are given", "init begins from a model's weights, like does not"
             )
+        spans = isinstance(self.dataset, LabelledData) and asks_for_spans(self.dataset.task)
+        if self.model is not None and not spans:
+            check_pooling(self.model, self.pooling)
+            if self.lm_weight:
+                check_language_model(self.model)
         if self.model is not None and self.length_tokens > self.model.max_length:
             raise BadConfig(
                 f"finetune: length_tokens is {self.length_tokens}, more than model.max_length {self.model.max_length}",

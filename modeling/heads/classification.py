@@ -12,7 +12,7 @@ from modeling.errors import ConfigError
 from modeling.heads.base import IGNORE, LossSum, Parts, last_token, mean_pool
 from modeling.heads.language import OutputLayer
 from modeling.transformer import hidden_states, init_weights
-from modeling.trunks import make_trunk
+from modeling.trunks import check_language_model, check_pooling, make_trunk
 
 
 class SequenceClassifier(nn.Module):
@@ -25,7 +25,8 @@ class SequenceClassifier(nn.Module):
     With `lm_weight` the trunk goes on predicting the sequence's own next tokens beside the task, as GPT does (Radford
     et al. 2018, section 3.2: weight 0.5): a second part of the loss, through the trunk's own embeddings.
 
-    Raises ConfigError where the trunk has no next token, or a language model's head of its own.
+    Raises ConfigError where the trunk has no next token, or a language model's head of its own; and where the token
+    that pooling takes knows nothing of the others.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SequenceClassifier(nn.Module):
         if lm_weight:
             check_language_model(config)
             self.parts: Parts = (("task", 1.0), ("lm", lm_weight))
+        check_pooling(config, pooling)
         self.lm_weight = lm_weight
         if num_labels < 1:
             raise ConfigError(f"num_labels is {num_labels}: expected at least 1")
@@ -54,7 +56,7 @@ class SequenceClassifier(nn.Module):
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, num_labels], float32."""
-        return self._logits(hidden_states(self.transformer, batch), batch)
+        return self._logits(_text_states(self.transformer, batch), batch)
 
     def _logits(self, hidden_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.pooler is not None:
@@ -66,7 +68,7 @@ class SequenceClassifier(nn.Module):
         return self.classifier(self.dropout(pooled_BD)).float()
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
-        hidden_BLD = hidden_states(self.transformer, batch)
+        hidden_BLD = _text_states(self.transformer, batch)
         logits = self._logits(hidden_BLD, batch)
         if self.num_labels == 1:
             loss = F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="sum")
@@ -90,18 +92,15 @@ class SequenceClassifier(nn.Module):
         return logits[:, 0] if self.num_labels == 1 else logits.argmax(-1)
 
 
-def check_language_model(config: Any) -> None:
-    """Raise ConfigError where a classifier's trunk cannot also be a language model without weights of its own."""
-    if getattr(config, "architecture", "") != "decoder":
-        raise ConfigError(
-            f"lm_weight: architecture {getattr(config, 'architecture', 'none')} predicts no next token",
-            "set it to 0, or take a decoder",
-        )
-    if not config.tie_embeddings or config.head_transform or config.head_bias:
-        raise ConfigError(
-            "lm_weight: the model's output layer has weights of its own, which fine-tuning does not keep",
-            "set it to 0, or take a model with tie_embeddings, without head_transform and head_bias",
-        )
+def _text_states(trunk: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Hidden states [B, L, D] of texts to be labelled.
+
+    To a prefix LM each is a prefix, seen whole as inputs are in pretraining (Raffel et al. 2020, section 3.2.1).
+    """
+    if trunk.config.architecture == "prefix-lm":
+        ids = batch["input_ids"]
+        batch = {**batch, "prefix_mask": batch.get("attention_mask", torch.ones_like(ids, dtype=torch.bool))}
+    return hidden_states(trunk, batch)
 
 
 def _has_next(batch: dict[str, Tensor]) -> Tensor:
@@ -128,7 +127,7 @@ class SpanExtractor(nn.Module):
 
     def logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, L] each, float32; −inf where no answer may be."""
-        start_BL, end_BL = self.span(hidden_states(self.transformer, batch)).float().unbind(-1)
+        start_BL, end_BL = self.span(_text_states(self.transformer, batch)).float().unbind(-1)
         allowed = batch.get("answer_mask", batch.get("attention_mask"))
         if allowed is not None:
             start_BL = start_BL.masked_fill(~allowed.bool(), float("-inf"))

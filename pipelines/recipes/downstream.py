@@ -41,7 +41,9 @@ class DownstreamSettings(Config):
     seeds: int = Field(3, ge=1, description="fine-tuning runs a task; the median counts")
     scratch: bool = Field(True, description="also train the same model from random initialisation")
     length_tokens: int = Field(128, ge=16, description="longest sequence")
-    pooling: Literal["mean", "cls", "last"] = Field("mean", description="how a sequence becomes one vector")
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean", description="how a sequence becomes one vector: of all tokens, of the first (no decoder's), of the last"
+    )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     lm_weight: float = Field(0.0, ge=0, description="of the loss on next tokens beside the label's; of a decoder")
     method: Literal["full", "probe"] = Field("full", description="train all weights, or the head's alone")

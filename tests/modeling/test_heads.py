@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modeling.architecture import model_config
 from modeling.errors import ConfigError
 from modeling.heads.base import IGNORE, Trainable, mean_pool
 from modeling.heads.classification import SequenceClassifier, SpanExtractor
@@ -120,6 +121,33 @@ def test_a_classifier_that_goes_on_as_a_language_model():
     ):
         with pytest.raises(ConfigError, match=words):
             SequenceClassifier(config.model_copy(update=fields), 3, lm_weight=0.5)
+
+
+def test_a_prefix_lm_sees_a_text_to_be_labelled_whole():
+    """As it sees the inputs in pretraining; the targets, which alone are causal, are the label here."""
+    config = CONFIG.model_copy(update={"architecture": "prefix-lm", "init_std": 0.3})
+    data = batch()
+    data["labels"] = torch.tensor([0, 2, 1, 1])
+    data["attention_mask"] = torch.arange(12).expand(4, 12) < torch.tensor([12, 5, 7, 9])[:, None]
+    padded = {**data, "input_ids": data["input_ids"].masked_fill(~data["attention_mask"], 3)}
+    later = {**data, "input_ids": torch.cat([data["input_ids"][:, :1], data["input_ids"][:, 1:].flip(1)], 1)}
+    torch.manual_seed(0)
+    classifier, spans = SequenceClassifier(config, 3, "cls").eval(), SpanExtractor(config).eval()
+    assert torch.allclose(classifier.logits(data), classifier.logits(padded), atol=1e-6)
+    assert not torch.allclose(classifier.logits(data)[0], classifier.logits(later)[0], atol=1e-4)
+    starts = [spans.logits(each)[0][0, 0] for each in (data, later)]
+    assert (starts[0] - starts[1]).abs() > 1e-4, "where an answer begins depends on what follows"
+    assert torch.isfinite(classifier({**data, "attention_mask": torch.ones(4, 12)}).loss_sum)
+
+
+def test_a_token_that_knows_nothing_of_the_others_stands_for_no_sequence():
+    decoder = CONFIG.model_copy(update={"architecture": "decoder"})
+    words = model_config({"architecture": "word-vectors", "width": 8, "vocab_size": VOCABULARY})
+    for config, pooling in ((decoder, "cls"), (words, "cls"), (words, "last")):
+        with pytest.raises(ConfigError, match=f"pooling: {pooling} takes the (first|last) token, which knows nothing"):
+            SequenceClassifier(config, 3, pooling)
+    for config, pooling in ((decoder, "last"), (decoder, "mean"), (words, "mean"), (CONFIG, "last")):
+        SequenceClassifier(config, 3, pooling)
 
 
 def test_spans_stay_inside_the_passage_and_in_order():

@@ -57,9 +57,9 @@ def test_options_that_no_preset_has(fields, head):
 @pytest.mark.parametrize("name", ["bert-tiny", "t5-small", "xlnet-base", "elmo", "word2vec"])
 def test_a_tasks_model_is_a_trunk_and_a_classifier(name):
     config = model_config({"preset": name, "vocab_size": 1000})
+    pooling = "mean" if name == "word2vec" else "cls"
     with torch.device("meta"):
-        pooled, spans = SequenceClassifier(config, 3, "cls"), SpanExtractor(config)
-    assert parameter_shapes(config, {"name": "classifier", "settings": {"labels": 3, "pooling": "cls"}}) == of_module(
-        pooled
-    )
+        pooled, spans = SequenceClassifier(config, 3, pooling), SpanExtractor(config)
+    head = {"name": "classifier", "settings": {"labels": 3, "pooling": pooling}}
+    assert parameter_shapes(config, head) == of_module(pooled)
     assert count(parameter_shapes(config, CLASSIFIER)) == sum(p.numel() for p in spans.parameters())

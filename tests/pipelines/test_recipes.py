@@ -160,6 +160,9 @@ def test_a_model_goes_to_the_hub_and_back_into_a_run(
         ("electra", ["model=xlnet-base"], "'transformer-xl' has none"),
         ("bert", ["init=/nowhere", "tokenizer_from=/there"], "brings its own tokenizer"),
         ("bert", ["tokenizer_from.sorce=/there"], "did you mean 'source'"),
+        ("gpt2", ["downstream=[docs-library]", "finetune.pooling=cls"], "pooling: cls takes the first token"),
+        ("word2vec", ["downstream=[docs-library]", "finetune.pooling=last"], "pooling: last takes the last token"),
+        ("bert", ["downstream=[docs-library]", "finetune.lm_weight=0.5"], "encoder predicts no next token"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(recipe: str, words: list[str], named: str) -> None:
