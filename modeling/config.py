@@ -96,6 +96,8 @@ class Config(BaseModel):
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Fields that stand for one another: what a scale gives of them gives way to what a user gives."""
+    brought: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """{field: sections that count for nothing where it is given, since it brings its own}"""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -180,7 +180,8 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = No
     """The recipe's config from its scale, a YAML file and `key=value` words.
 
     Raises:
-        BadConfig: unknown key (with the nearest), wrong type, unreadable file; names the field.
+        BadConfig: unknown key (with the nearest), wrong type, unreadable file, settings that another one leaves without
+            effect; names the field.
     """
     kind, _ = recipe.section()
     given: dict[str, Any] = {}
@@ -188,6 +189,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = (), file: str | None = No
         _merge(given, _read_yaml(file))
     for word in overrides:
         _merge(given, parse_word(word))
+    _check_brought(kind, given)
     base = _base(kind, given.get("scale"))
     _give_way(kind, base, given)
     _merge(base, given)
@@ -233,6 +235,16 @@ def _give_way(kind: type[BaseModel], base: dict[str, Any], given: Mapping[str, A
         inner, below, above = field.annotation, base.get(name), given.get(name)
         if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(below, dict):
             _give_way(inner, below, above if isinstance(above, Mapping) else {})
+
+
+def _check_brought(kind: type[Config], given: Mapping[str, Any]) -> None:
+    """Refuse settings of a section beside what brings its own (`Config.brought`): they would count for nothing."""
+    for name, sections in kind.brought.items():
+        for section in sections if given.get(name) else ():
+            words = given.get(section)
+            if words:
+                named = ", ".join(f"{section}.{key}" for key in words) if isinstance(words, Mapping) else section
+                raise BadConfig(f"{name} brings its own {section}, so {named} would count for nothing", "leave one out")
 
 
 def validate(kind: type[Config], values: Mapping[str, Any]) -> Config:

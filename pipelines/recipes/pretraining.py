@@ -58,8 +58,14 @@ class PretrainingConfig(CorpusConfig):
     """Settings of a pretraining recipe; a recipe's subclass gives the values of each scale."""
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {}
+    brought: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "init": ("model", "tokenizer"),
+        "tokenizer_from": ("tokenizer",),
+    }
 
-    init: str = Field("", description="go on from this model: a folder in the Hub's layout, or an exported one")
+    init: str = Field(
+        "", description="go on from this model, shape and tokenizer: a folder in the Hub's layout, or an exported one"
+    )
     downstream: tuple[Annotated[str, DOWNSTREAM], ...] = Field((), description="tasks to fine-tune on")
     downstream_dir: str = Field("", description="folder with the tasks' files (GLUE's layouts)")
     scale: Scale = Field("cpu", description="size and budget together")

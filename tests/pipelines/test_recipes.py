@@ -127,8 +127,8 @@ def test_a_model_goes_to_the_hub_and_back_into_a_run(
     exported = tmp_path / "exported"
     export_model(first.path("pretrain"), exported)
     assert getattr(transformers, auto).from_pretrained(exported).num_parameters() > 0
-    more = ["pretrain.peak_lr=1e-9", f"init={exported}"]
-    second = run(recipe.build(resolve(recipe, [f"corpus={text}", *TINY, *more])), **settings)
+    more = [*(word for word in TINY if not word.startswith("tokenizer.")), "pretrain.peak_lr=1e-9", f"init={exported}"]
+    second = run(recipe.build(resolve(recipe, [f"corpus={text}", *more])), **settings)
     assert second.state == "done", second.record and second.record.status
     losses = [
         json.loads((each.path("pretrain") / "training.json").read_text())["final"]["validation_loss"]
@@ -160,6 +160,13 @@ def test_a_model_goes_to_the_hub_and_back_into_a_run(
         ("electra", ["model=xlnet-base"], "'transformer-xl' has none"),
         ("bert", ["init=/nowhere", "tokenizer_from=/there"], "brings its own tokenizer"),
         ("bert", ["tokenizer_from.sorce=/there"], "did you mean 'source'"),
+        (
+            "bert",
+            ["init=/there", "model.layers=3"],
+            "init brings its own model, so model.layers would",
+        ),
+        ("bert", ["init=/there", "model=bert-mini"], "init brings its own model, so model would count for nothing"),
+        ("t5", ["tokenizer_from=/there", "tokenizer.vocab_size=9"], "so tokenizer.vocab_size would count for nothing"),
         ("gpt2", ["downstream=[docs-library]", "finetune.pooling=cls"], "pooling: cls takes the first token"),
         ("word2vec", ["downstream=[docs-library]", "finetune.pooling=last"], "pooling: last takes the last token"),
         ("bert", ["downstream=[docs-library]", "finetune.lm_weight=0.5"], "encoder predicts no next token"),
