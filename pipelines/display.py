@@ -280,11 +280,13 @@ def pretraining_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _published(value: Any) -> str:
-    """A published figure; of several systems BERT-base, or the first."""
+def _published(row: dict[str, Any]) -> str:
+    """A published figure, with its metric where that is another; of several systems BERT-base, or the first."""
+    value, metric = row.get("published"), row.get("published_metric")
     if isinstance(value, dict):
         name = next((n for n in value if n.startswith("BERT-base")), next(iter(value), None))
-        return "" if name is None else f"{name} {number(value[name])}"
+        other = f" ({metric})" if metric and metric != row.get("metric") else ""
+        return "" if name is None else f"{name} {number(value[name])}{other}"
     return "" if value is None else str(value)
 
 
@@ -292,7 +294,7 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
     """Each task: pretrained against the same model from random initialisation."""
     table = Table(title="downstream, median over seeds", title_justify="left")
     titles = ["task", "metric", "pretrained", "from scratch", "difference", "pays"]
-    if any(_published(row.get("published")) for row in rows):
+    if any(_published(row) for row in rows):
         titles.append("published")
     for title in titles:
         justify = "left" if title in ("task", "metric", "pays", "published") else "right"
@@ -312,6 +314,6 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
             *cells,
             "-" if difference is None else f"{difference:+.3f}",
             "-" if pays is None else ("[green]yes[/]" if pays else "[red]no[/]"),
-            *([_published(row.get("published"))] if "published" in titles else []),
+            *([_published(row)] if "published" in titles else []),
         )
     return table

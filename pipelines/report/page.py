@@ -122,6 +122,7 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
         "difference": difference,
         "pays": pays,
         "published": published if isinstance(published, Mapping) else {"": published} if published is not None else {},
+        "others": {name: _map(sides) for name, sides in _map(row.get("others")).items()},
         "seeds": max(len(values["pretrained"]), len(values["random"])),
         "strip": curves.strip([(side, values[side]) for side in values]),
     }

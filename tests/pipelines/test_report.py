@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html.parser
+import io
 import math
 import re
 import time
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from pipelines.display import results_table
 from pipelines.report import composition, curves, dag, dag_svg, funnel, numbers, standalone, vocabularies
 from pipelines.report.page import render
 from pipelines.report.view import View
@@ -248,6 +251,23 @@ def test_pretraining_stands_beside_its_baselines() -> None:
         assert cell in page[page.index('id="pretraining"') : page.index('id="graph"')], cell
     without = {name: value for name, value in sample_view().items() if name != "pretraining"}
     assert 'id="pretraining"' not in render(without)
+
+
+def test_figures_of_another_metric_or_split_are_named() -> None:
+    """A published figure with its metric where ours is another, and what a task is judged by besides."""
+    sides = {"pretrained": {"values": [0.8], "median": 0.8}, "random": {"values": [0.1], "median": 0.1}}
+    row = {"task": "stsb", "metric": "pearson_spearman", **sides, "published": {"BERT-base (test)": 0.858}}
+    row |= {"published_metric": "spearman", "others": {"test.spearman": {"pretrained": 0.7, "random": 0.2}}}
+    view = sample_view() | {"results": [row]}
+    text = " ".join(page(view).text.split())
+    assert "BERT-base (test): 0.858 (spearman)" in text
+    assert "stsb, further medians: test.spearman pretrained 0.700, random 0.200." in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(results_table([row, {**row, "task": "sts", "published_metric": "pearson_spearman"}]))
+    lines = console.export_text().splitlines()
+    assert [("(spearman)" in line) for line in lines if "BERT-base" in line] == [True, False]
+    odd = [{**row, "others": value} for value in (None, 3, {"a": None, "b": {"random": None}})]
+    page(view | {"results": odd})
 
 
 def test_a_mixture_shows_its_composition_and_each_funnel() -> None:
