@@ -288,14 +288,14 @@ def family_of(config: Any, head: Mapping[str, Any], roles: Mapping[str, int] | N
         tried[name] = family.misfits(config, head, roles or {})
         if not tried[name]:
             return family
+    none = f"no family of the Hub can express this model (tried {', '.join(tried)})"
+    if not isinstance(config, TransformerConfig):  # word vectors, ELMo: as far from any family as from another
+        raise ConfigError(none, _remedy(config, head))
     of_the_kind = [n for n, wrong in tried.items() if not any(each.startswith("architecture ") for each in wrong)]
     fewest = min(len(tried[name]) for name in of_the_kind or tried)
     nearest = [name for name in of_the_kind or tried if len(tried[name]) == fewest]
     reasons = "; ".join(f"{name}: {', '.join(tried[name])}" for name in nearest)
-    raise ConfigError(
-        f"no family of the Hub can express this model (tried {', '.join(tried)}); nearest is {reasons}",
-        _remedy(config, head),
-    )
+    raise ConfigError(f"{none}; nearest is {reasons}", _remedy(config, head))
 
 
 def _remedy(config: Any, head: Mapping[str, Any]) -> str:

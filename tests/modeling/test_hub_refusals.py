@@ -70,8 +70,11 @@ def test_the_shape_that_a_refusal_advises_can_be_exported(kind: tuple[str, str],
 
 @pytest.mark.parametrize("name", ["prefix-lm-base", "word2vec", "elmo"])
 def test_an_architecture_without_a_class_gets_no_false_advice(name: str) -> None:
-    with pytest.raises(ConfigError, match="the Hub has no class for architecture .*, only for decoder, encoder, "):
+    with pytest.raises(
+        ConfigError, match="the Hub has no class for architecture .*, only for decoder, encoder, "
+    ) as said:
         family_of(model_config(name).with_vocabulary(90), LM)
+    assert str(said.value).count("architecture is") == (name == "prefix-lm-base"), "not once for each of the families"
 
 
 def test_robertas_positions_begin_after_the_pad_id() -> None:
