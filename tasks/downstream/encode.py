@@ -4,7 +4,8 @@
     two texts   [CLS] a [SEP] b [SEP]           the longer one is cut at its end
     a question  [CLS] question [SEP] window [SEP]   a long context becomes overlapping windows (SQuAD)
 
-A tokenizer without [CLS] begins with its start symbol if it has one, and ends texts with its end symbol (GPT, T5).
+A tokenizer without [CLS] begins with its start symbol if it has one (GPT-2's is its end symbol, T5 has none), and ends
+texts with its end symbol.
 
 Sequences are padded to the longest of their batch, and batches are made of sequences of like length,
 so short sentences cost little.
@@ -83,10 +84,15 @@ class Encoder:
             )
         self.tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
         self.vocab_size = int(info["vocab_size"])
-        self.begin = [] if begin is None else [int(begin)]
         self.sep, self.pad = int(end), int(special["pad"])
+        self.begin = [] if begin is None or (begin == end and self._ends_alone()) else [int(begin)]
         self.between = self._between()
         self.length = length_tokens
+
+    def _ends_alone(self) -> bool:
+        """Whether the tokenizer's own template ends a text and begins it with nothing (T5's; GPT-2 has no template)."""
+        ids = self.tokenizer.encode("a").ids
+        return ids[-1:] == [self.sep] and ids[:1] != [self.sep]
 
     def _between(self) -> list[int]:
         """What parts two texts: as the tokenizer's own template says (GPT's delimiter, RoBERTa's two separators)."""

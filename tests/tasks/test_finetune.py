@@ -121,9 +121,17 @@ def test_a_decoder_goes_on_as_a_language_model_beside_the_task(tmp_path: Path, t
 
 
 def test_what_parts_two_texts_is_the_tokenizers_own(tmp_path: Path) -> None:
-    """GPT's delimiter, RoBERTa's two ends, BERT's separator, and an end where a tokenizer adds nothing."""
+    """GPT's delimiter, RoBERTa's two ends, BERT's separator, and an end where a tokenizer adds nothing.
+
+    T5's texts begin with nothing, although its end stands in for a beginning.
+    """
     pair = [Row("x", "the model", "the data", label=0.0)]
-    for kind, between in (("bpe-words", ["<delimiter>"]), ("bpe", ["</s>", "</s>"]), ("gpt2", ["<|endoftext|>"])):
+    for kind, begin, between in (
+        ("bpe-words", ["<s>"], ["<delimiter>"]),
+        ("bpe", ["<s>"], ["</s>", "</s>"]),
+        ("gpt2", ["<|endoftext|>"], ["<|endoftext|>"]),
+        ("unigram", [], ["</s>"]),
+    ):
         made = TOKENIZERS.load(kind)(["the model the data"] * 9, TokenizerSettings(400, True, 1))
         folder = tmp_path / kind
         folder.mkdir()
@@ -134,6 +142,7 @@ def test_what_parts_two_texts_is_the_tokenizers_own(tmp_path: Path) -> None:
         ids = encoder.texts(pair)[0].ids
         a, b = (made.encode(text, add_special_tokens=False).ids for text in ("the model", "the data"))
         parting = [made.token_to_id(token) for token in between]
+        assert encoder.begin == [made.token_to_id(token) for token in begin], kind
         assert ids == [*encoder.begin, *a, *parting, *b, encoder.sep]
         short = Encoder(folder, len(encoder.begin) + len(parting) + 3).texts(pair)[0].ids
         assert len(short) == len(encoder.begin) + len(parting) + 3
