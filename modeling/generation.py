@@ -175,9 +175,9 @@ class _Allowed:
 
     def __init__(self, vocab_size: int, never: Sequence[int]) -> None:
         self.vocab_size, self.never = vocab_size, sorted(set(never))
-        _check_ids("settings.never", self.never, vocab_size)
+        _check_ids("never", self.never, vocab_size)
         if len(self.never) == vocab_size:
-            raise ConfigError("settings.never holds the whole vocabulary", "leave something to say")
+            raise ConfigError("never holds the whole vocabulary", "leave something to say")
 
     def __call__(self, logits_BV: Tensor) -> Tensor:
         logits_BV = logits_BV[:, : self.vocab_size].float()
@@ -268,6 +268,7 @@ def fill(
     mask_id: int,
     attention_mask: Tensor | None = None,
     top: int = 5,
+    never: Sequence[int] = (),
 ) -> list[list[list[Candidate]]]:
     """The `top` most probable tokens at each mask of each row, best first.
 
@@ -276,6 +277,7 @@ def fill(
         input_ids: rows of ids of any lengths with special tokens, or int64 [B, L].
         mask_id: the id that stands for a hidden token.
         attention_mask: [B, L], 1 or True at the tokens of a tensor of rows; None: everywhere.
+        never: ids that are no candidates; the others' probabilities stay the model's.
 
     Raises:
         ConfigError: a model that does not fill, a row without a mask, too long or not of the vocabulary.
@@ -302,11 +304,11 @@ def fill(
     is_mask_BL = ids_BL == mask_id
     if mask_BL is not None:
         is_mask_BL &= mask_BL
-    states_ND = hidden_BLD[is_mask_BL]
+    states_ND, allowed = hidden_BLD[is_mask_BL], _Allowed(config.vocab_size, never)
     found: list[list[Candidate]] = []
     for chunk_ND in states_ND.split(FILL_ROWS):
         probability_NV = model.logits(chunk_ND)[:, : config.vocab_size].float().softmax(-1)
-        best = probability_NV.topk(min(top, config.vocab_size))
+        best = allowed(probability_NV).topk(min(top, config.vocab_size - len(allowed.never)))
         for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
             found.append([Candidate(*pair) for pair in zip(ids, values, strict=True)])
     each = iter(found)

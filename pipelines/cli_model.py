@@ -107,7 +107,7 @@ def fill(
 ) -> None:
     """Say what may stand at each [MASK] of a text (encoder)."""
     from pipelines.models import find_model
-    from pipelines.prompts import decode, encode_masked, load_text_model
+    from pipelines.prompts import decode, encode_masked, ids_of_nothing, load_text_model
 
     folder = find_model(model, store)
     text = _text(text)
@@ -118,7 +118,7 @@ def fill(
     check_fills(loaded.model)
     ids = encode_masked(loaded, text)
     mask = loaded.roles["mask"]
-    (masks,) = candidates_of(loaded.model, [ids], mask_id=mask, top=top)
+    (masks,) = candidates_of(loaded.model, [ids], mask_id=mask, top=top, never=ids_of_nothing(loaded))
     best = iter(masks)
     filled = decode(loaded, [next(best)[0].id if i == mask else i for i in ids])
     rows = [

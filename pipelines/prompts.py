@@ -164,7 +164,8 @@ def generation_ids(text_model: TextModel) -> dict[str, tuple[int, ...]]:
     """`start`, `stop` and `never` of `modeling.generation.Generation` for a model.
 
     A text ends with the end-of-text token. Special tokens are never said, but for that one, sentinels (which answer
-    T5's), and in an encoder-decoder the token that begins a text (BART's targets do).
+    T5's), and in an encoder-decoder the token that begins a text (BART's targets do); nor are ids of no token, of which
+    models of the Hub have some (T5 has 32,128 rows for 32,100 tokens).
     """
     roles, settings = text_model.roles, text_model.settings
     two_stacks = text_model.architecture == "encoder-decoder"
@@ -177,8 +178,14 @@ def generation_ids(text_model: TextModel) -> dict[str, tuple[int, ...]]:
     return {
         "start": () if first is None else (int(first),),
         "stop": tuple(sorted(stop)),
-        "never": tuple(sorted(set(roles.values()) - said)),
+        "never": tuple(sorted({*roles.values(), *ids_of_nothing(text_model)} - said)),
     }
+
+
+def ids_of_nothing(text_model: TextModel) -> list[int]:
+    """Ids below the model's vocab_size that the tokenizer has no token for."""
+    known = set(text_model.tokenizer.get_vocab(with_added_tokens=True).values())
+    return [i for i in range(text_model.model.config.vocab_size) if i not in known]
 
 
 # ---------------------------------------------------------------- ids to text

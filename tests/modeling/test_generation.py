@@ -209,6 +209,9 @@ def test_fill_gives_the_probabilities_behind_each_mask(monkeypatch):
     assert [[c.id for c in masks[0]] for masks in chunked] == [[c.id for c in masks[0]] for masks in found]
     everything = fill(model, rows, mask_id=4, top=1000)[0][0]
     assert len(everything) == 90 and abs(sum(c.probability for c in everything) - 1) < 1e-5
+    never = [everything[0].id, everything[5].id]
+    others = fill(model, rows, mask_id=4, top=1000, never=never)[0][0]
+    assert others == [c for c in everything if c.id not in never]
 
 
 # ---------------------------------------------------------------- mistakes

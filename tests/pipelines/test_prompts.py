@@ -10,8 +10,16 @@ import pytest
 from modeling.architecture import TransformerConfig
 from modeling.checkpoint import save_model
 from modeling.heads.language import LanguageModel
-from pipelines.prompts import Stream, decode, encode_masked, encode_prompt, generation_ids, load_text_model
-from tests.pipelines.text_models import MODELS, SHAPE, TEXT, save_models
+from pipelines.prompts import (
+    Stream,
+    decode,
+    encode_masked,
+    encode_prompt,
+    generation_ids,
+    ids_of_nothing,
+    load_text_model,
+)
+from tests.pipelines.text_models import MODELS, PLAIN, SHAPE, TEXT, save_models
 from tests.tasks.small_model import SPECIAL, tokenizer_folder
 
 
@@ -67,6 +75,18 @@ def test_what_begins_ends_and_never_stands_in_a_text(models: dict[str, Path]) ->
     assert roles["bart"]["mask"] in ids["bart"]["never"] and roles["words"]["delimiter"] in ids["words"]["never"]
     imported = load_text_model(models["bart"])._replace(settings={"decoder_start_token_id": 2})
     assert generation_ids(imported)["start"] == (2,)
+
+
+def test_rows_without_a_token_are_never_said(models: dict[str, Path], tmp_path: Path) -> None:
+    """Models of the Hub have more rows than their tokenizers have tokens; such an id would show as nothing."""
+    size = load_text_model(models["decoder"]).tokenizer.get_vocab_size()
+    for name in ("tokenizer.json", "tokenizer-info.json"):
+        (tmp_path / name).write_bytes((models["decoder"] / name).read_bytes())
+    config = TransformerConfig(**{**SHAPE, **PLAIN, "architecture": "decoder", "vocab_size": size + 3})
+    save_model(tmp_path, LanguageModel(config), config, {"name": "language-model", "settings": {}})
+    loaded = load_text_model(tmp_path)
+    assert ids_of_nothing(loaded) == [size, size + 1, size + 2] and not ids_of_nothing(load_text_model(models["t5"]))
+    assert set(ids_of_nothing(loaded)) < set(generation_ids(loaded)["never"])
 
 
 @pytest.mark.parametrize("name", MODELS)
