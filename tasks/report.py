@@ -27,8 +27,8 @@ class Report(Task):
 
     A row of the tasks: {task, metric, pretrained, random: {values, seeds, median, spread}, difference, pays,
     published, published_metric, split, examples, train_examples, others}. The median over seeds counts. `spread` is
-    half the range of the values; pretraining *pays* where the medians differ by more than both spreads together, so
-    that the ranges do not meet. It is null where one side is missing or has one seed only.
+    half the range of the values, null for one seed; pretraining *pays* where the medians differ by more than both
+    spreads together, so that the ranges do not meet. It is null where one side is missing or has one seed only.
     """
 
     produces: ClassVar[str] = "report"
@@ -133,7 +133,7 @@ def _row(task: str, scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     difference = pays = None
     if pre and rand:
         difference = round(pre["median"] - rand["median"], 6)
-        if min(len(pre["values"]), len(rand["values"])) > 1:  # one seed has no spread to judge by
+        if pre["spread"] is not None and rand["spread"] is not None:  # one seed has none to judge by
             pays = difference > pre["spread"] + rand["spread"]
     return {
         "task": task,
@@ -152,12 +152,12 @@ def _row(task: str, scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summary(values: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
-    """{values, seeds, median, spread} of one side; spread is half the range."""
+    """{values, seeds, median, spread} of one side; spread is half the range, null for one value."""
     return {
         "values": list(values),
         "seeds": list(seeds),
         "median": round(median(values), 6),
-        "spread": round((max(values) - min(values)) / 2, 6),
+        "spread": round((max(values) - min(values)) / 2, 6) if len(values) > 1 else None,
     }
 
 
@@ -237,4 +237,6 @@ def loss_shown(row: Mapping[str, Any]) -> str:
 
 
 def _side(side: Mapping[str, Any] | None) -> str:
-    return "–" if side is None else f"{side['median']:.3f} ± {side['spread']:.3f}"
+    if side is None:
+        return "–"
+    return f"{side['median']:.3f}" + ("" if side["spread"] is None else f" ± {side['spread']:.3f}")

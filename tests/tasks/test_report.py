@@ -65,6 +65,14 @@ def test_what_pays_is_said_only_beyond_the_spread(
     assert results(scores(pretrained, random))[0]["pays"] is pays
 
 
+def test_one_seed_has_no_spread() -> None:
+    """Not a spread of 0.000, which would be the most certain figure of the table."""
+    rows = results(scores([0.8], [0.6, 0.5]))
+    assert rows[0]["pretrained"]["spread"] is None and rows[0]["random"]["spread"] == 0.05
+    (line,) = [line for line in markdown(rows).splitlines() if line.startswith(f"| {rows[0]['task']}")]
+    assert "| 0.800 | 0.550 ± 0.050 |" in line
+
+
 def test_rows_do_not_depend_on_the_order_of_seeds() -> None:
     found = scores([0.8, 0.7, 0.75], [0.6, 0.5, 0.52])
     assert results(found) == results(found[:3][::-1] + found[3:])
@@ -107,7 +115,7 @@ def test_the_artifact(tmp_path: Path) -> None:
 
 def test_one_side_alone_is_shown_as_such() -> None:
     text = markdown(results(scores([0.8], [])))
-    assert "| 0.800 ± 0.000 | – | – | – | 1 | – |" in text
+    assert "| 0.800 | – | – | – | 1 | – |" in text
 
 
 def model_and_baseline(folder: Path, final: dict[str, float]) -> dict[str, Path]:
