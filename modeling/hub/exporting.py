@@ -65,7 +65,8 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
         _write_json(part / CONFIG, theirs)
         save_file(tensors, str(part / WEIGHTS), metadata={"format": "pt"})
         types = canonical(config)["token_types"] > 1
-        write_tokenizer(folder, part, max_length=config.max_length, token_types=types)
+        continues = family.generates and not theirs.get("is_encoder_decoder")
+        write_tokenizer(folder, part, max_length=config.max_length, token_types=types, continues=continues)
         os.rename(part, to)  # also onto an empty folder
     finally:
         shutil.rmtree(part, ignore_errors=True)

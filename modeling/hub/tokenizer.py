@@ -29,12 +29,14 @@ _STAND_INS = (("cls", "bos"), ("sep", "eos"), ("bos", "cls"), ("eos", "sep"), ("
 """(role, other): the other's token does the role's work where the tokenizer has none for it, in this order."""
 
 
-def write_tokenizer(folder: Path, to: Path, *, max_length: int, token_types: bool) -> list[str]:
+def write_tokenizer(folder: Path, to: Path, *, max_length: int, token_types: bool, continues: bool) -> list[str]:
     """Write the Hub's tokenizer files for a Triptych folder; returns their names, none where it has no tokenizer.
 
     Args:
         max_length: longest sequence of the model, in tokens.
         token_types: the model has segment embeddings, so the tokenizer shall give their ids.
+        continues: the model goes on from a text, so that theirs must not end it, as GPT's template for fine-tuning
+            does: of a single text it then has nothing but the text.
     """
     if not (folder / TOKENIZER).is_file():
         return []
@@ -53,10 +55,23 @@ def write_tokenizer(folder: Path, to: Path, *, max_length: int, token_types: boo
         "model_input_names": ["input_ids", *["token_type_ids"] * token_types, "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
-    shutil.copyfile(folder / TOKENIZER, to / TOKENIZER)
+    if continues and tokenizer.num_special_tokens_to_add(is_pair=False):
+        layout = _unframed(_json(folder / TOKENIZER))
+        (to / TOKENIZER).write_text(json.dumps(layout, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    else:
+        shutil.copyfile(folder / TOKENIZER, to / TOKENIZER)
     for name, content in ((SETTINGS, settings), (SPECIAL, named)):
         (to / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [TOKENIZER, SETTINGS, SPECIAL]
+
+
+def _unframed(layout: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json whose templates add nothing to a single text; pairs keep theirs."""
+    processor = layout["post_processor"]
+    for step in [processor, *processor.get("processors", ())]:
+        if step["type"] == "TemplateProcessing":
+            step["single"] = [piece for piece in step["single"] if "Sequence" in piece]
+    return layout
 
 
 def roles_of(folder: Path) -> dict[str, int]:
