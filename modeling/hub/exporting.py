@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from modeling.checkpoint import CONFIG, WEIGHTS, load_config, load_head
@@ -30,7 +31,8 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
         no place for (SpanBERT's boundary head).
 
     Raises:
-        ConfigError: `to` exists and is not empty, or no family of the Hub can express the model; names the fields.
+        ConfigError: `to` exists and is not empty, or cannot be written; or no family of the Hub can express the model:
+            names the fields.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to} exists and is not empty", "name a new folder, or empty this one")
@@ -52,10 +54,9 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
         tensors = {name.removeprefix(family.base): value for name, value in tensors.items()}
 
     theirs = family.write_config(config, head, roles)
-    to.parent.mkdir(parents=True, exist_ok=True)
     part = to.parent / f".{to.name}.{uuid.uuid4().hex[:8]}.part"
-    part.mkdir()
     try:
+        part.mkdir(parents=True)
         if family.generates:
             start = head["settings"].get("decoder_start_token_id", roles.get("pad"))
             begins = {"decoder_start_token_id": start} if theirs.get("is_encoder_decoder") else {}
@@ -68,6 +69,8 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
         continues = family.generates and not theirs.get("is_encoder_decoder")
         write_tokenizer(folder, part, max_length=config.max_length, token_types=types, continues=continues)
         os.rename(part, to)  # also onto an empty folder
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{to} cannot be written: {error}", "name another, with room for the model") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return {

@@ -90,6 +90,9 @@ def test_a_full_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="full exists and is not empty"):
         export_model(folder, tmp_path / "full")
+    for to in ("full/notes.txt/hub", "full/notes.txt/deep/hub"):
+        with pytest.raises(ConfigError, match="hub cannot be written: .*Not a directory"):
+            export_model(folder, tmp_path / to)
     (tmp_path / "empty").mkdir()
     export_model(folder, tmp_path / "empty")
     assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "empty").iterdir()}
