@@ -58,7 +58,7 @@ def generate(
         temperature = 1.0 if by_chance or beams > 1 else 0.0
     asked |= {"count": count, "temperature": temperature}
     _settings(Generation, asked)  # before the model is read
-    loaded = load_text_model(folder)
+    loaded = load_text_model(folder, model)
     check_writes(loaded.model)
     settings = _settings(Generation, {**asked, **generation_ids(loaded)})
     ids = encode_prompt(loaded, text)
@@ -111,7 +111,7 @@ def fill(
 
     folder = find_model(model, store)
     text = _text(text)
-    loaded = load_text_model(folder)
+    loaded = load_text_model(folder, model)
     from modeling.generation import check_fills
     from modeling.generation import fill as candidates_of
 

@@ -42,8 +42,11 @@ class TextModel(NamedTuple):
         return kind in ("causal", "prefix") or (kind is None and self.architecture == "decoder")
 
 
-def load_text_model(folder: Path) -> TextModel:
+def load_text_model(folder: Path, said: str = "") -> TextModel:
     """The pretrained model in a folder, with its tokenizer.
+
+    Args:
+        said: what the user called it, for messages: a folder of the Hub is read from the cache.
 
     Raises:
         ConfigError: a fine-tuned model, or files of the model are missing.
@@ -63,7 +66,9 @@ def load_text_model(folder: Path) -> TextModel:
     path, info = folder / "tokenizer.json", folder / "tokenizer-info.json"
     for needed in (path, info):
         if not needed.is_file():
-            raise BadConfig(f"{needed}: no such file", "put the tokenizer that the model was trained with beside it")
+            raise BadConfig(
+                f"{said or folder} has no {needed.name}", "put the tokenizer that the model was trained with beside it"
+            )
     try:
         tokenizer = Tokenizer.from_file(str(path))
         roles = dict(json.loads(info.read_text(encoding="utf-8"))["special_tokens"])

@@ -148,6 +148,9 @@ def test_an_exported_model_is_a_model_of_the_hub_and_comes_back(
     assert found[0]["ids"] == found[1]["ids"] == greedy[: len(found[0]["ids"])]
     assert found[0]["model"] == found[1]["model"] and found[0]["model"].startswith(cache)
     assert str(find_model(str(tmp_path / "hub"))) == found[0]["model"]
+    for file in (tmp_path / "hub").glob("tokenizer*"):
+        file.unlink()
+    check_error(main("generate", "./hub", "The cat"), 2, "error: ./hub has no tokenizer.json")  # and not the cache
     os.utime(tmp_path / "hub" / "model.safetensors", (1, 1))
     assert str(find_model(str(tmp_path / "hub"))) != found[0]["model"]
 
@@ -167,7 +170,7 @@ def test_an_exported_model_is_a_model_of_the_hub_and_comes_back(
         ("decoder", ("generate", "./m", "The", "--count", "2", "--temperature", "0"), ["count 2 asks for different"]),
         ("classifier", ("generate", "./m", "The"), ["a fine-tuned model"]),
         ("discriminator", ("fill", "./m", "The [MASK]"), ["ELECTRA's discriminator"]),
-        ("no tokenizer", ("generate", "./m", "The"), ["tokenizer.json: no such file"]),
+        ("no tokenizer", ("generate", "./m", "The"), ["./m has no tokenizer.json"]),
         ("cut", ("generate", "./m", "The"), ["its weights cannot be read"]),
         ("nothing", ("generate", "./m", "The"), ["./m: no such folder"]),
     ],
