@@ -19,7 +19,8 @@ ONE_SIDE = (
 DECODER_SIDE = (
     "decoder_input_ids", "decoder_attention_mask", "labels", "decoder_segment_ids", "decoder_position_ids",
 )  # fmt: skip
-MASKS = ("attention_mask", "decoder_attention_mask")
+TURNED_SIDE = ("turned_input_ids", "turned_attention_mask", "turned_token_type_ids")
+MASKS = ("attention_mask", "decoder_attention_mask", "turned_attention_mask")
 OF_ROWS = ("pair_labels",)
 """[B]: nothing to cut."""
 MULTIPLE = 8
@@ -42,6 +43,8 @@ def trimmed(batch: dict[str, Tensor], rows: Mapping[str, np.ndarray], multiple: 
     sides = [("attention_mask", tuple(name for name in ONE_SIDE if not (two and name == "labels")))]
     if two:
         sides.append(("decoder_attention_mask", DECODER_SIDE))
+    if "turned_input_ids" in batch:
+        sides.append(("turned_attention_mask", TURNED_SIDE))
     if not set(batch) <= {*OF_ROWS, *(name for _, names in sides for name in names)}:
         return batch
     out = dict(batch)

@@ -59,7 +59,8 @@ class Stepped:
 def count_tokens(batch: Mapping[str, Tensor]) -> int:
     """Tokens that a batch lets a model see, padding excluded; of both sides where there are two."""
     count = 0
-    for ids, mask in (("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask")):
+    for side in ("", "decoder_", "turned_"):
+        ids, mask = f"{side}input_ids", f"{side}attention_mask"
         if mask in batch:
             count += int(batch[mask].sum())
         elif ids in batch:

@@ -22,6 +22,7 @@ from modeling.shapes import CLASSIFIER, count, parameter_shapes
 from modeling.step_time import micro_flops
 from pipelines.graph import Node
 from tasks.base import Runtime, Task
+from tasks.datasets import LabelledData, is_symmetric
 from tasks.finetune import Finetune
 from tasks.objectives.settings import ObjectiveSettings
 from tasks.objectives.shares import label_share
@@ -278,7 +279,9 @@ def _finetuning(task: Finetune) -> Training | None:
     if config is None:
         return None
     head = {**CLASSIFIER, "settings": {"labels": 2, "pooling": task.pooling}}
-    work = Workload(config, head, _precision(task), 1, task.length_tokens)
+    data = task.dataset
+    twice = task.both_orders and isinstance(data, LabelledData) and is_symmetric(data.task)
+    work = Workload(config, head, _precision(task), 1, task.length_tokens * (1 + twice))
     frozen = task.method == "probe" or (task.init is not None and config.architecture in ("word-vectors", "bilstm"))
     return _placed(task, work, assumed, task.loop, frozen_trunk=frozen)
 

@@ -29,6 +29,11 @@ def asks_for_spans(task: str) -> bool:
     return str(_spec(DOWNSTREAM, task).kind) == "span"
 
 
+def is_symmetric(task: str) -> bool:
+    """Whether a downstream task's pairs say the same in either order."""
+    return bool(_spec(DOWNSTREAM, task).symmetric)
+
+
 def _spec(registry: Registry, task: str) -> Downstream:
     return registry.load(task)
 
@@ -90,6 +95,7 @@ class LabelledData(Task):
             "labels": list(labels),
             "metrics": list(spec.metrics),
             "primary": spec.primary,
+            "symmetric": spec.symmetric,
             "description": spec.description,
             "splits": {split: len(rows) for split, rows in splits.items()},
             "available": available,

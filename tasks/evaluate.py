@@ -86,7 +86,9 @@ def predict(
     from tasks.downstream.encode import best_span, collate, span_text
 
     kind = head["kind"]
-    features = encoder.spans(rows, training=False) if kind == "span" else encoder.texts(rows)
+    features = (
+        encoder.spans(rows, training=False) if kind == "span" else encoder.texts(rows, head.get("both_orders", False))
+    )
     order = sorted(range(len(features)), key=lambda i: (len(features[i].ids), i))
     found: list[Any] = [None] * len(rows)
     best = [float("-inf")] * len(rows)

@@ -122,6 +122,9 @@ class Finetune(Task):
         ge=0,
         description="of the loss on the sequence's own next tokens beside the task's, for a decoder (GPT: 0.5)",
     )
+    both_orders: bool = Field(
+        False, description="read a pair that says the same in either order in both, and add their vectors (GPT)"
+    )
     method: Literal["full", "probe"] = Field("full", description="which weights train: all, or the head's alone")
     seed: int = Field(0, ge=0, description="of the head's (or all) weights, the order of rows, and dropout")
 
@@ -163,6 +166,7 @@ class Finetune(Task):
             "task": facts["task"],
             "length_tokens": self.length_tokens,
             "pooling": self.pooling,
+            "both_orders": self.both_orders and facts.get("symmetric", False),
         }
         if head["kind"] == "span":
             head["most_answer_tokens"] = MOST_ANSWER_TOKENS
@@ -281,7 +285,11 @@ def _features(rows: list[Row], encoder: Encoder, head: dict[str, Any]) -> list[F
 
 def _sequences(rows: list[Row], encoder: Encoder, head: Mapping[str, Any], split: str, remedy: str) -> list[Feature]:
     """The labelled sequences of `rows`. Raises BadData where there are none."""
-    features = encoder.spans(rows, training=True) if head["kind"] == "span" else encoder.texts(rows)
+    features = (
+        encoder.spans(rows, training=True)
+        if head["kind"] == "span"
+        else encoder.texts(rows, head.get("both_orders", False))
+    )
     if not features:
         raise BadData(
             f"task {head['task']!r}: none of the {len(rows)} {split} rows gives a sequence with a label", remedy

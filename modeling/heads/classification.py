@@ -22,6 +22,9 @@ class SequenceClassifier(nn.Module):
     floats. Pooling `mean` averages the hidden states of the attended tokens; `cls` takes the first
     token through a dense tanh layer, as BERT does; `last` the last attended token, as GPT does.
 
+    A pair may come in its other order as well (`turned_input_ids`, `turned_attention_mask`, `turned_token_type_ids`):
+    the vectors of both are added, as GPT does for similarity (section 3.3).
+
     With `lm_weight` the trunk goes on predicting the sequence's own next tokens beside the task, as GPT does (Radford
     et al. 2018, section 3.2: weight 0.5): a second part of the loss, through the trunk's own embeddings.
 
@@ -56,40 +59,54 @@ class SequenceClassifier(nn.Module):
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, num_labels], float32."""
-        return self._logits(_text_states(self.transformer, batch), batch)
+        orders = _orders(batch)
+        return self._logits([_text_states(self.transformer, order) for order in orders], orders)
 
-    def _logits(self, hidden_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _logits(self, hidden: list[Tensor], orders: list[dict[str, Tensor]]) -> Tensor:
+        pooled = [
+            self._pool(hidden_BLD, order.get("attention_mask"))
+            for hidden_BLD, order in zip(hidden, orders, strict=True)
+        ]
+        return self.classifier(self.dropout(sum(pooled[1:], pooled[0]))).float()
+
+    def _pool(self, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
         if self.pooler is not None:
-            pooled_BD = torch.tanh(self.pooler(hidden_BLD[:, 0]))
-        elif self.pooling == "last":
-            pooled_BD = last_token(hidden_BLD, batch.get("attention_mask"))
-        else:
-            pooled_BD = mean_pool(hidden_BLD, batch.get("attention_mask"))
-        return self.classifier(self.dropout(pooled_BD)).float()
+            return torch.tanh(self.pooler(hidden_BLD[:, 0]))
+        return last_token(hidden_BLD, mask_BL) if self.pooling == "last" else mean_pool(hidden_BLD, mask_BL)
 
     def forward(self, batch: dict[str, Tensor]) -> LossSum:
-        hidden_BLD = _text_states(self.transformer, batch)
-        logits = self._logits(hidden_BLD, batch)
+        orders = _orders(batch)
+        hidden = [_text_states(self.transformer, order) for order in orders]
+        logits = self._logits(hidden, orders)
         if self.num_labels == 1:
             loss = F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="sum")
         else:
             loss = F.cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="sum")
         if self.lm_weight:
-            has_next = _has_next(batch)
-            head, tokens = OutputLayer(self.config), self.transformer.tokens  # without weights of its own
-            lm = head.loss(hidden_BLD[:, :-1][has_next], tokens, batch["input_ids"][:, 1:][has_next])
-            loss = torch.stack([loss.float(), lm])
+            has_next = [_has_next(order) for order in orders]
+            states_ND = torch.cat([h[:, :-1][has] for h, has in zip(hidden, has_next, strict=True)])
+            next_N = torch.cat([order["input_ids"][:, 1:][has] for order, has in zip(orders, has_next, strict=True)])
+            head = OutputLayer(self.config)  # without weights of its own
+            loss = torch.stack([loss.float(), head.loss(states_ND, self.transformer.tokens, next_N)])
         return LossSum(loss, self.count(batch))
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         labels = batch["labels"]
         count = torch.tensor(labels.numel()) if self.num_labels == 1 else (labels != IGNORE).sum()
-        return torch.stack([count.to(labels.device), _has_next(batch).sum()]) if self.lm_weight else count
+        if not self.lm_weight:
+            return count
+        return torch.stack([count.to(labels.device), sum(_has_next(order).sum() for order in _orders(batch))])
 
     def predict(self, batch: dict[str, Tensor]) -> Tensor:
         """Class ids [B] int64, or for regression numbers [B] float32."""
         logits = self.logits(batch)
         return logits[:, 0] if self.num_labels == 1 else logits.argmax(-1)
+
+
+def _orders(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """What the trunk takes: the batch, and where pairs come in both orders, that of the other."""
+    turned = {name.removeprefix("turned_"): value for name, value in batch.items() if name.startswith("turned_")}
+    return [batch, turned] if turned else [batch]
 
 
 def _text_states(trunk: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -46,6 +46,7 @@ class DownstreamSettings(Config):
     )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     lm_weight: float = Field(0.0, ge=0, description="of the loss on next tokens beside the label's; of a decoder")
+    both_orders: bool = Field(False, description="read pairs of similarity tasks in both orders (GPT)")
     method: Literal["full", "probe"] = Field("full", description="train all weights, or the head's alone")
     train_examples: int = Field(0, ge=0, description="labels to train on; 0: all")
     validation_examples: int = Field(0, ge=0, description="rows to measure on; 0: all")
@@ -146,6 +147,7 @@ def finetune_all(
                     pooling=settings.pooling,
                     head_dropout=settings.head_dropout,
                     lm_weight=0.0 if asks_for_spans(task) else settings.lm_weight,
+                    both_orders=settings.both_orders,
                     method=settings.method,
                     loop=settings.loop_of(task),
                     length_tokens=settings.value_of(task, "length_tokens"),

@@ -20,7 +20,7 @@ SCALES: dict[str, dict[str, Any]] = {
             **dial(scale, architecture="decoder", activation="swiglu", head_bias=False),
             "tokenizer": {**dial(scale)["tokenizer"], "kind": "bpe-words"},
             "objective": OBJECTIVE,
-            "finetune": {**dial(scale)["finetune"], "pooling": "last"},
+            "finetune": {**dial(scale)["finetune"], "pooling": "last", "both_orders": True},
         }
         for scale in ("cpu", "gpu", "base")
     },
@@ -32,6 +32,7 @@ SCALES: dict[str, dict[str, Any]] = {
         finetune={
             "seeds": 5,
             "pooling": "last",
+            "both_orders": True,
             "head_dropout": 0.1,
             "lm_weight": 0.5,
             "loop": {"epochs": 3, "peak_lr": 6.25e-5, "warmup_share": 0.002, "precision": "bf16"},

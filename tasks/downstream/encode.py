@@ -2,6 +2,7 @@
 
     one text    [CLS] a [SEP]
     two texts   [CLS] a [SEP] b [SEP]           the longer one is cut at its end
+                [CLS] b [SEP] a [SEP]           … and in the other order beside it, where asked for
     a question  [CLS] question [SEP] window [SEP]   a long context becomes overlapping windows (SQuAD)
 
 A tokenizer without [CLS] begins with its start symbol if it has one (GPT-2's is its end symbol, T5 has none), and ends
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,8 +46,8 @@ class Feature:
     """One token sequence. A row is one feature, or for spans one a window.
 
     `label` is a class number or a score; `start`, `end` the answer's first and last token (−100: none here).
-    `first` is the place of the context's first token, `spans` the characters of the row's text_b that
-    its tokens stand for.
+    `turned` is the pair in the other order. `first` is the place of the context's first token, `spans` the
+    characters of the row's text_b that its tokens stand for.
     """
 
     row: int
@@ -57,6 +58,8 @@ class Feature:
     end: int = IGNORE
     first: int = 0
     spans: tuple[tuple[int, int], ...] = ()
+    turned: tuple[int, ...] = ()
+    turned_boundary: int = 0
 
 
 class Encoder:
@@ -103,8 +106,8 @@ class Encoder:
             template = []
         return template or [self.sep]
 
-    def texts(self, rows: Sequence[Row]) -> list[Feature]:
-        """Features of single texts or pairs, one a row, with the row's label."""
+    def texts(self, rows: Sequence[Row], both_orders: bool = False) -> list[Feature]:
+        """Features of single texts or pairs, one a row, with the row's label; pairs `turned`, too, for both orders."""
         first = self._ids([row.text_a for row in rows])
         second = self._ids([row.text_b or "" for row in rows])
         features = []
@@ -113,7 +116,11 @@ class Encoder:
             room = self.length - len(self.begin) - (len(self.between) if paired else 0) - 1
             a, b = cut_longer(first[number], second[number], room)
             ids = [*self.begin, *a, *([*self.between, *b] if paired else []), self.sep]
-            features.append(Feature(number, ids, len(self.begin) + len(a) + 1, row.label or 0.0))
+            feature = Feature(number, ids, len(self.begin) + len(a) + 1, row.label or 0.0)
+            if paired and both_orders:
+                turned = (*self.begin, *b, *self.between, *a, self.sep)
+                feature = replace(feature, turned=turned, turned_boundary=len(self.begin) + len(b) + 1)
+            features.append(feature)
         return features
 
     def spans(self, rows: Sequence[Row], training: bool) -> list[Feature]:
@@ -190,18 +197,15 @@ def answer_tokens(offsets: Sequence[tuple[int, int]], row: Row) -> tuple[int, in
 
 
 def collate(features: Sequence[Feature], kind: str, pad: int, token_types: bool) -> Batch:
-    """Arrays of B sequences padded to their longest, L: input_ids, attention_mask [B, L], and the labels of `kind`."""
-    longest = max(len(f.ids) for f in features)
-    B, L = len(features), -(-longest // PAD_TO) * PAD_TO
-    ids = np.full((B, L), pad, np.int64)
-    mask = np.zeros((B, L), bool)
-    for place, f in enumerate(features):
-        ids[place, : len(f.ids)] = f.ids
-        mask[place, : len(f.ids)] = True
-    batch: Batch = {"input_ids": ids, "attention_mask": mask}
-    if token_types:
-        after = np.arange(L)[None, :] >= np.array([f.boundary for f in features])[:, None]
-        batch["token_type_ids"] = (after & mask).astype(np.int64)
+    """Arrays of B sequences padded to their longest, L: input_ids, attention_mask [B, L], and the labels of `kind`.
+
+    Where pairs come in both orders, the other one's are `turned_input_ids` and so on.
+    """
+    batch = _padded([f.ids for f in features], [f.boundary for f in features], pad, token_types)
+    B, L = batch["input_ids"].shape
+    if features[0].turned:
+        turned = _padded([f.turned for f in features], [f.turned_boundary for f in features], pad, token_types)
+        batch |= {f"turned_{name}": array for name, array in turned.items()}
     if kind == "span":
         place_L = np.arange(L)[None, :]
         first = np.array([f.first for f in features])[:, None]
@@ -212,6 +216,20 @@ def collate(features: Sequence[Feature], kind: str, pad: int, token_types: bool)
     else:
         batch["labels"] = np.array([f.label for f in features], np.float32 if kind == "regression" else np.int64)
     return batch
+
+
+def _padded(sequences: Sequence[Sequence[int]], boundaries: Sequence[int], pad: int, token_types: bool) -> Batch:
+    longest = max(len(ids) for ids in sequences)
+    B, L = len(sequences), -(-longest // PAD_TO) * PAD_TO
+    ids_BL, mask_BL = np.full((B, L), pad, np.int64), np.zeros((B, L), bool)
+    for place, ids in enumerate(sequences):
+        ids_BL[place, : len(ids)] = ids
+        mask_BL[place, : len(ids)] = True
+    found: Batch = {"input_ids": ids_BL, "attention_mask": mask_BL}
+    if token_types:
+        after = np.arange(L)[None, :] >= np.array(boundaries)[:, None]
+        found["token_type_ids"] = (after & mask_BL).astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ SST2 = GlueTask(
 _MRPC = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
 MRPC = GlueTask(
     name="mrpc",
+    symmetric=True,
     kind="classification",
     labels=("not_equivalent", "equivalent"),
     metrics=("f1", "accuracy"),
@@ -79,6 +80,7 @@ MRPC = GlueTask(
 
 QQP = GlueTask(
     name="qqp",
+    symmetric=True,
     kind="classification",
     labels=("not_duplicate", "duplicate"),
     metrics=("f1", "accuracy"),
@@ -102,6 +104,7 @@ QQP = GlueTask(
 
 STSB = GlueTask(
     name="stsb",
+    symmetric=True,
     kind="regression",
     metrics=("pearson_spearman", "pearson", "spearman"),
     primary="pearson_spearman",

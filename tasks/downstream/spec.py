@@ -40,6 +40,7 @@ class Downstream:
     description: str
     labels: tuple[str, ...] = ()
     balanced: bool = False  # a few labels are drawn equally from each class
+    symmetric: bool = False  # a pair says the same in either order
     published: Mapping[str, float] = field(default_factory=dict)
     published_metric: str = ""
 

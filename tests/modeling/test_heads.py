@@ -123,6 +123,35 @@ def test_a_classifier_that_goes_on_as_a_language_model():
             SequenceClassifier(config.model_copy(update=fields), 3, lm_weight=0.5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_a_pair_in_both_orders_is_the_sum_of_their_vectors(pooling):
+    """Radford et al. 2018, section 3.3: which order comes first does not matter; the next tokens are of both."""
+    architecture = "encoder" if pooling == "cls" else "decoder"
+    shape = {"architecture": architecture, "head_bias": False, "head_transform": False, "init_std": 0.3}
+    config = CONFIG.model_copy(update=shape)
+    one, other = batch(), batch()
+    other["input_ids"] = one["input_ids"].flip(1)
+    one["labels"] = torch.tensor([0, 2, IGNORE, 1])
+    for data, lengths in ((one, [12, 3, 7, 1]), (other, [11, 4, 7, 2])):
+        data["attention_mask"] = torch.arange(12).expand(4, 12) < torch.tensor(lengths)[:, None]
+        data.pop("token_type_ids", None)
+    names = ("input_ids", "attention_mask")
+    pair = {**one, **{f"turned_{name}": other[name] for name in names}}
+    turned = {"labels": one["labels"], **{name: other[name] for name in names}}
+    turned |= {f"turned_{name}": one[name] for name in names}
+    torch.manual_seed(1)
+    model = SequenceClassifier(config, 3, pooling, lm_weight=0.0 if pooling == "cls" else 0.5).eval()
+    logits = model.logits(pair)
+    parts = [model.logits({name: data[name] for name in names}) for data in (one, other)]
+    torch.testing.assert_close(logits, parts[0] + parts[1] - model.classifier.bias)
+    torch.testing.assert_close(model.logits(turned), logits)
+    if pooling != "cls":
+        alone = [model({**data, "labels": one["labels"]}) for data in (one, other)]
+        both = model(pair)
+        torch.testing.assert_close(both.loss_sum[1], alone[0].loss_sum[1] + alone[1].loss_sum[1])
+        assert both.count.tolist() == model.count(pair).tolist() == [3, 19 + 20]
+
+
 def test_a_prefix_lm_sees_a_text_to_be_labelled_whole():
     """As it sees the inputs in pretraining; the targets, which alone are causal, are the label here."""
     config = CONFIG.model_copy(update={"architecture": "prefix-lm", "init_std": 0.3})

@@ -19,7 +19,9 @@ from pipelines.memory_check import check_memory
 from pipelines.session import Request, make_plan
 from pipelines.sweep import PRUNED
 from tasks.base import Runtime
+from tasks.datasets import LabelledData
 from tasks.examples import MakeExamples
+from tasks.finetune import Finetune
 from tasks.ingest import Ingest
 from tasks.objectives import OBJECTIVES
 from tasks.objectives.settings import parse
@@ -187,3 +189,14 @@ def test_a_gpu_s_name_is_checked_where_no_stage_asks_for_one(corpus, tmp_path):
     plan = make_plan(Request(Pipeline(pretrain(corpus))), Store(str(tmp_path / "store")))
     with pytest.raises(ConfigError, match="unknown GPU 'h1000'; did you mean"):
         forecast(plan, gpu_name="h1000")
+
+
+@pytest.mark.parametrize(("task", "tokens"), [("mrpc", 256), ("rte", 128)])
+def test_a_pair_in_both_orders_takes_twice_the_places(corpus, tmp_path, task, tokens):
+    tuned = Finetune(
+        dataset=LabelledData(task=task, directory=str(tmp_path)),
+        tokenizer=TrainTokenizer(corpus=corpus, kind="bpe", vocab_size=1000),
+        model=preset("gpt2-124M"),
+        both_orders=True,
+    )
+    assert training_of(tuned).tokens_per_row == tokens

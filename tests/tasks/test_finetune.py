@@ -120,6 +120,31 @@ def test_a_decoder_goes_on_as_a_language_model_beside_the_task(tmp_path: Path, t
         tune(tmp_path / "none", spans, tokenizer, model=gpt, lm_weight=0.5)
 
 
+def test_similarity_is_read_in_both_orders(tmp_path: Path, tokenizer: Path) -> None:
+    """Of a task that says so, where asked for; trained in one order, it says the same of the other to rounding."""
+    words = WORDS[3:8]
+    rows = [Row(f"{a}-{b}", a, f"{b} {b}", label=float(a < b)) for a in words for b in words]
+    back = [replace(row, text_a=row.text_b, text_b=row.text_a) for row in rows]
+    gpt = TINY.model_copy(update={"architecture": "decoder", "head_bias": False, "head_transform": False})
+    chosen = {"model": gpt, "pooling": "last", "lm_weight": 0.5, "both_orders": True, "runtime": Runtime(micro_batch=2)}
+    for symmetric in (True, False):
+        facts = {**CLASSES, "symmetric": symmetric}
+        data = data_folder(tmp_path / f"data-{symmetric}", facts, train=rows, validation=rows, back=back)
+        model = tune(tmp_path / f"model-{symmetric}", data, tokenizer, **chosen)
+        head = json.loads((model / "head.json").read_text())
+        assert head["both_orders"] is symmetric
+        network, logits = _load(model, head).eval(), []
+        for part in (rows, back):
+            features = Encoder(model, 32).texts(part, head["both_orders"])
+            batch = {name: torch.from_numpy(a) for name, a in collate(features, "classification", 0, False).items()}
+            logits.append(network.logits(batch).detach())
+        apart = float((logits[0] - logits[1]).abs().max())
+        assert apart < 1e-4 if symmetric else apart > 1e-2
+        score = evaluate(tmp_path / f"score-{symmetric}", model, data)
+        if symmetric:
+            assert score["values"] == score["others"]["back"]
+
+
 def test_what_parts_two_texts_is_the_tokenizers_own(tmp_path: Path) -> None:
     """GPT's delimiter, RoBERTa's two ends, BERT's separator, and an end where a tokenizer adds nothing.
 
