@@ -18,6 +18,9 @@ from pydantic import Field, model_validator
 from cluster.errors import BadConfig, BadData
 from tasks.base import Baseline, Context, Model, Score, Task
 
+WORD_VECTORS = ("skip-gram", "cbow", "glove")
+"""Objectives whose loss is of pairs of words: no cross-entropy of tokens, to stand beside an n-gram model's."""
+
 
 class Report(Task):
     """`results.json`, {"rows": [one a task], "pretraining": [one a model]}, and `results.md`, the same for people.
@@ -232,8 +235,9 @@ def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def loss_shown(row: Mapping[str, Any]) -> str:
-    """The loss of a row of pretraining; the last one in training, where nothing was held out, is named as such."""
-    return f"{row['loss']:.3f}" + (" (in training)" if row.get("measure") == "loss" else "")
+    """The loss of a row of pretraining; of one that is none of held-out tokens, what it is of."""
+    remarks = [*["of pairs"] * (row["objective"] in WORD_VECTORS), *["in training"] * (row.get("measure") == "loss")]
+    return f"{row['loss']:.3f}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def _side(side: Mapping[str, Any] | None) -> str:

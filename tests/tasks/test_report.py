@@ -151,6 +151,16 @@ def test_pretraining_beside_its_baselines(tmp_path: Path, final: dict[str, float
     assert f"| mlm | encoder | 1,234,567 | 5,000 | {shown} | 6.500 | 4.250 (3-gram) |" in text
 
 
+def test_a_loss_of_pairs_of_words_is_no_cross_entropy_of_tokens(tmp_path: Path) -> None:
+    """word2vec's and GloVe's stand beside the n-gram's by their names alone."""
+    folders = model_and_baseline(tmp_path, {"validation_loss": 2.75, "loss": 2.7})
+    training = folders["models-0"] / "training.json"
+    note = json.loads(training.read_text())
+    training.write_text(json.dumps({**note, "objective": {"kind": "skip-gram"}}))
+    Report(models=(SomeModel(),), baselines=(SomeBaseline(),)).run(ManyScores(tmp_path / "out", folders))
+    assert "| 2.750 (of pairs) | 6.500 | 4.250 (3-gram) |" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_a_model_without_baseline_is_shown_as_such(tmp_path: Path) -> None:
     folders = model_and_baseline(tmp_path, {"loss": 2.0})
     del folders["baselines-0"]
