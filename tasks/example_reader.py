@@ -156,6 +156,15 @@ class ExampleReader:
         return found
 
 
+def spread(total: int, count: int) -> np.ndarray:
+    """Which `count` rows of a split of `total` stand for it: evenly over it, ascending, int64; all if it has no more.
+
+    The first ones would be of a corpus's first file alone.
+    """
+    count = min(count, total)
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
+
+
 def read_info(folder: Path) -> dict[str, Any]:
     """`examples.json`. Raises BadData: it is missing, or says no shards."""
     path = folder / "examples.json"

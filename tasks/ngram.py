@@ -1,9 +1,9 @@
 """NGramBaseline: what an n-gram model reaches on the examples that a model is validated on.
 
 Counts are of the training split's raw rows (one copy of each), the first `max_tokens` tokens of them; the model is
-`tasks.kneser_ney`. The cross-entropy is measured on the first `validation_sequences` validation examples, at the
-positions where these have a label, each token given the true tokens left of it in its row. A masked model sees both
-sides, but with gaps; so this is a mark to pass, not a bound.
+`tasks.kneser_ney`. The cross-entropy is measured on `validation_sequences` validation examples, evenly over the split,
+at the positions where these have a label, each token given the true tokens left of it in its row. A masked model sees
+both sides, but with gaps; so this is a mark to pass, not a bound.
 
 Where labels do not stand at the rows' own positions (inputs and targets; word vectors) all ordinary tokens of the same
 rows are measured, and `measured_at` says so. Labels that are special tokens (an end of text) are left out.
@@ -58,7 +58,7 @@ class NGramBaseline(Task):
         """
         import numpy as np
 
-        from tasks.example_reader import ExampleReader
+        from tasks.example_reader import ExampleReader, spread
         from tasks.kneser_ney import NGramModel
 
         folder = ctx.input("examples").path
@@ -83,18 +83,18 @@ class NGramBaseline(Task):
             )
         validation = ExampleReader(folder, "validation", 0)
         nats, positions, kinds = [0.0, 0.0], 0, set()
-        count = min(held_out, self.validation_sequences)
-        for begin in range(0, count, _ROWS_AT_ONCE):
+        chosen_rows = spread(held_out, self.validation_sequences)
+        for begin in range(0, len(chosen_rows), _ROWS_AT_ONCE):
             if ctx.cancelled():
                 raise Cancelled("the n-gram baseline was cancelled")
-            size = min(_ROWS_AT_ONCE, count - begin)
-            tokens, counted, kind = measured(validation, begin, size)
+            own = chosen_rows[begin : begin + _ROWS_AT_ONCE]
+            tokens, counted, kind = measured(validation, own)
             kinds.add(kind)
             chosen = counted[~special[tokens]]
             for number, model in enumerate((unigram, ngram)):
                 nats[number] -= float(np.log(model.probabilities(tokens)[-1][chosen]).sum())
             positions += int(chosen.sum())
-            ctx.progress(1 + 2 * (begin + size) / count, 3, "steps")
+            ctx.progress(1 + 2 * (begin + len(own)) / len(chosen_rows), 3, "steps")
         if not positions:
             raise BadData("the validation examples have no label at an ordinary token", "raise validation_share")
         facts = told | {
@@ -167,12 +167,12 @@ def first_rows(reader: ExampleReader, max_tokens: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def measured(reader: ExampleReader, begin: int, count: int) -> tuple[np.ndarray, np.ndarray, str]:
+def measured(reader: ExampleReader, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     """(raw rows [N, R], bool [N, R] of the tokens to measure, how they were found) of validation examples."""
     import numpy as np
 
-    pairs = reader.indices(begin, count)
-    rows = raw_rows(reader, pairs[:, 1])
+    pairs = np.stack([np.zeros_like(index), index], axis=1)
+    rows = raw_rows(reader, index)
     everywhere = np.ones(rows.shape, dtype=bool)
     if reader.settings.paired:
         return rows, everywhere, "all"

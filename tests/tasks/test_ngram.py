@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import BadConfig
-from tasks.example_reader import ExampleReader
+from tasks.example_reader import ExampleReader, spread
 from tasks.examples import MakeExamples
+from tasks.held_out import held_out
 from tasks.ingest import Ingest
 from tasks.kneser_ney import NGramModel
 from tasks.ngram import NGramBaseline, first_rows
@@ -185,7 +186,17 @@ def test_limits(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert len(first_rows(reader, 1)) == 1, "the first row is always there"
     assert len(first_rows(reader, 1 << 40)) == len(reader)
     validation = ExampleReader(examples, "validation", 0)
-    assert facts["positions"] == np.count_nonzero(validation.batch(validation.indices(0, 7))["labels"] >= 0)
+    index = spread(len(validation), 7)
+    rows = validation.batch(np.stack([np.zeros_like(index), index], axis=1))
+    assert facts["positions"] == np.count_nonzero(rows["labels"] >= 0)
+    chunk = held_out(validation, 7, examples / "tokenizer.json").chunk(0)  # what training measures on
+    assert (chunk["input_ids"] == rows["input_ids"]).all()
+
+
+def test_rows_that_stand_for_a_split_are_evenly_over_it() -> None:
+    """A corpus of several files has them one after another: the first rows are of the first file."""
+    assert spread(10, 4).tolist() == [0, 2, 5, 7]
+    assert spread(3, 5).tolist() == spread(3, 3).tolist() == [0, 1, 2] and spread(0, 5).tolist() == []
 
 
 def test_what_has_no_rows_is_refused_or_not_measured(inputs: dict[str, Path], tmp_path: Path) -> None:
