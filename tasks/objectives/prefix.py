@@ -85,7 +85,10 @@ class PrefixLanguageModel(PairedObjective):
 
     def _cuts(self, sizes: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Tokens of the prefixes of texts of these sizes; a text of one token is all prefix."""
-        least = np.maximum(np.ceil(sizes * self.settings.least_share), 1).astype(np.int64)
+        # rounded first: 0.07 · 100 is 7.000000000000001 in floating point, and 0.29 · 100 is 28.999999999999996
+        shares = (self.settings.least_share, self.settings.most_share)
+        shortest, longest = (np.round(sizes * share, 9) for share in shares)
+        least = np.maximum(np.ceil(shortest), 1).astype(np.int64)
         least = np.minimum(least, np.maximum(sizes - 1, 1))
-        most = np.maximum(np.minimum(np.floor(sizes * self.settings.most_share).astype(np.int64), sizes - 1), least)
+        most = np.maximum(np.minimum(np.floor(longest).astype(np.int64), sizes - 1), least)
         return least + below(words, most - least + 1)

@@ -305,6 +305,15 @@ def test_cuts_are_uniform() -> None:
     assert np.unique(sizes).tolist() == [3, 4, 5]
 
 
+@pytest.mark.parametrize("shares", [(0.07, 0.29), (0.55, 0.58)])
+def test_shares_that_floating_point_cannot_hold_are_whole_numbers_of_tokens(shares: tuple[float, float]) -> None:
+    """0.07 · 100 is 7.000000000000001 and 0.29 · 100 is 28.999999999999996: both bounds are cuts, as documented."""
+    tokens = np.full((2000, 100), FIRST, dtype=np.uint16)
+    made = objective("prefix", 100, least_share=shares[0], most_share=shares[1])
+    sizes = (draw(made, tokens)["inputs"] != PAD).sum(axis=1)
+    assert (sizes.min(), sizes.max()) == (round(100 * shares[0]), round(100 * shares[1]))
+
+
 def test_vocabulary_has_what_the_tests_rely_on() -> None:
     words = vocabulary()
     assert words.ordinary.tolist() == list(range(FIRST, LAST + 1)) and words.sentinels[0] == words.size - 1
