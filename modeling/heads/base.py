@@ -16,6 +16,8 @@ IGNORE = -100
 """Label of a position without loss."""
 NEVER = -1e4
 """Output bias of padded vocabulary rows: their probability is exactly zero, and so is their gradient."""
+OUTPUT_BIASES = frozenset({"head.bias", "generator_head.bias", "output.bias"})
+"""Paths of the parameters that have it: neither their decay nor their norm means anything."""
 
 Parts = tuple[tuple[str, float], ...]
 ONE_PART: Parts = (("loss", 1.0),)

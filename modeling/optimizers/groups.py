@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from modeling.flops import parameter_group
+from modeling.heads.base import OUTPUT_BIASES
 from modeling.optimizers import OPTIMIZERS
 from modeling.optimizers.settings import OptimizerSettings
 
@@ -25,7 +26,8 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     """Groups for an optimizer: those that decay first.
 
     Each has params, weight_decay (0 for the weights that `no_decay` names), lr_scale (`layer_lr_decay` to the power of
-    the layers above), decays, and matrices: whether they are of the layers, for Muon.
+    the layers above), decays, and matrices: whether they are of the layers, for Muon. The output layer's bias never
+    decays: at the padded rows of the vocabulary it is −10⁴, and no gradient would keep it there.
     """
     found: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -35,7 +37,8 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
         kind = "vectors" if ndim < 2 else "embeddings" if group in EMBEDDINGS else group
         scale = settings.layer_lr_decay ** (top - _depth(name, group, top))
         matrix = settings.kind == "muon" and ndim == 2 and group in LAYERS
-        found.setdefault((kind not in settings.no_decay, scale, matrix), []).append(p)
+        decays = kind not in settings.no_decay and name not in OUTPUT_BIASES
+        found.setdefault((decays, scale, matrix), []).append(p)
     return [
         {
             "params": params,

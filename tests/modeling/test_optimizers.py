@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.architecture import preset
+from modeling.architecture import model_config, preset
+from modeling.checkpoint import build_model
 from modeling.errors import ConfigError
-from modeling.heads.base import NEVER
+from modeling.heads.base import NEVER, OUTPUT_BIASES
 from modeling.heads.language import LanguageModel
 from modeling.optimizers import OPTIMIZERS, SETTINGS
-from modeling.optimizers.groups import parameter_groups
+from modeling.optimizers.groups import make_optimizer, parameter_groups
 from modeling.optimizers.muon import orthogonalised
 from modeling.optimizers.settings import check_stage, parse
 from modeling.schedule import LoopConfig
@@ -141,6 +142,29 @@ def test_decay_groups_and_layer_rates_cover_every_weight_once():
 
     muon = {n for group, ns in names_of(model, parse("muon")) if group["matrices"] for n in ns}
     assert muon == {n for n in everything if ".blocks." in n and n.endswith("weight") and "norm" not in n}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lamb", "lion", "muon", "adafactor"])
+@pytest.mark.parametrize("name", ["bert-tiny", "electra-small", "elmo"])
+def test_padded_rows_stay_impossible_where_everything_else_decays(kind, name):
+    """Decay would bring their output bias of −10⁴ to 0, and make LAMB's step on that tensor 1 / decay times as long."""
+    heads = {"electra-small": "replaced-token-detection", "elmo": "bidirectional-lm"}
+    shape = {"elmo": {"width": 16, "hidden": 12}}.get(name, {"width": 32, "heads": 2, "ff_width": 64, "max_length": 8})
+    config = model_config({"preset": name, "layers": 1, "vocab_size": 90, **shape})
+    model = build_model(config, {"name": heads.get(name, "language-model"), "settings": {}})
+    settings = parse({"kind": kind, "weight_decay": 0.5, "no_decay": []})
+    optimizer = make_optimizer(model, settings, 0.1)
+    biases = [p for path, p in model.named_parameters() if path in OUTPUT_BIASES]
+    assert len(biases) == 1 and len(biases[0]) == 128
+    for _ in range(3):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        biases[0].grad[90:] = 0.0
+        optimizer.step()
+    assert biases[0][90:].max() == NEVER
+    assert 0 < -biases[0][:90].mean() <= 0.31, "three steps, none longer than Adam's"
+    others = [p for path, p in model.named_parameters() if path not in OUTPUT_BIASES]
+    assert {id(p) for g in optimizer.param_groups if g["decays"] for p in g["params"]} == set(map(id, others))
 
 
 def test_names_stand_for_settings_and_mistakes_are_named():
