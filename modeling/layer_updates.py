@@ -2,7 +2,8 @@
 
 A ratio near 1e-3 is usual with Adam; a layer far below the others does not learn, one far above is about to break.
 From ZeRO stage 1 on a rank has only its own share of the fp32 weights: sums of squares over it, added over the ranks
-in one all-reduce, give the norms. A measured step holds a second copy of that share.
+in one all-reduce, give the norms. A measured step holds a second copy of that share. Padded rows of the vocabulary do
+not count: their output bias of −10⁴ would hide what the others do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from modeling.heads.base import NEVER, OUTPUT_BIASES
 
 FIGURES = ("update_ratio", "weight_norm", "layer_grad_norm")
 Layers = dict[str, tuple[float, float, float]]
@@ -33,6 +36,7 @@ class LayerUpdates:
         self.layers = list(dict.fromkeys(layer_of(name) for name, _ in named))
         place = {layer: index for index, layer in enumerate(self.layers)}
         self.parameters = [(place[layer_of(name)], p) for name, p in named]
+        self.output_biases = {id(p) for name, p in named if name in OUTPUT_BIASES}
         self.last: Layers = {}
 
     @contextmanager
@@ -42,7 +46,7 @@ class LayerUpdates:
         Where the gradients overflowed, `last` stays as it was.
         """
         before = [(layer, weight.clone()) for layer, weight in self._each(own_weights)]
-        squares = [self._squares(before), self._squares(self._each(own_gradient))]
+        squares = [self._squares(self._each(self._counted)), self._squares(self._each(own_gradient))]
         yield
         moved = [(n, old.sub_(new)) for (n, old), (_, new) in zip(before, self._each(own_weights), strict=True)]
         squares.append(self._squares(moved))
@@ -57,6 +61,13 @@ class LayerUpdates:
             layer: (moved / weight if weight else 0.0, weight, grad / loss_scale)
             for layer, weight, grad, moved in zip(self.layers, *norms, strict=True)
         }
+
+    def _counted(self, parameter: nn.Parameter) -> Tensor | None:
+        """`own_weights`, with 0 where an output bias is of no token."""
+        weights = own_weights(parameter)
+        if weights is None or id(parameter) not in self.output_biases:
+            return weights
+        return torch.where(weights > NEVER / 2, weights, 0.0)
 
     def _each(self, what: Callable[[nn.Parameter], Tensor | None]) -> list[tuple[int, Tensor]]:
         """(layer, tensor) of the parameters that this rank has a share of."""
