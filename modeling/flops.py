@@ -82,6 +82,7 @@ _TRUNK_PARTS = {
 _BLOCK_PARTS = {"attention": "attention", "ff": "feed_forward"}
 _VOCABULARY_HEADS = {("matrix", "weight"), ("head", "bias"), ("generator_head", "bias")}
 """Ends of the paths of an output layer's parameters that have an entry for each token."""
+_ELMOS_OUTPUT = ("output.weight", "output.bias")  # whole paths: a block's layers have the same ends
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
@@ -110,7 +111,7 @@ def is_embedding(name: str) -> bool:
     if parameter_group(name) in ("embedding", "position", "token_type"):
         return True
     *_, layer, own = ("", *name.split("."))
-    return (layer, own) in _VOCABULARY_HEADS
+    return (layer, own) in _VOCABULARY_HEADS or name in _ELMOS_OUTPUT
 
 
 def parameter_group(name: str) -> str:

@@ -50,6 +50,8 @@ def test_kaplans_n_is_the_same_with_an_output_matrix_of_its_own():
     assert own["total"] - tied["total"] == own["head"] == 50_304 * 768
     assert own["non_embedding"] == tied["non_embedding"]
     assert counts("t5.1.1-small", 32_128)["non_embedding"] < 45e6 < counts("t5.1.1-small", 32_128)["total"]
+    elmo = counts("elmo", 30_522, {"name": "bidirectional-lm", "settings": {}})
+    assert elmo["non_embedding"] == elmo["recurrent"] == elmo["total"] - elmo["embedding"] - elmo["head"]
     rtd = counts("electra-small", 30_522, RTD)
     assert rtd["non_embedding"] == rtd["total"] - rtd["embedding"] - rtd["position"] - rtd["token_type"] - 30_528
 
