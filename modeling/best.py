@@ -1,6 +1,8 @@
 """The best model so far, by its validation loss: when to stop early, and the weights to give back.
 
-What it knows is in `Progress` (best_loss, best_step, waited), so a continued run decides as an undisturbed one would.
+The best is the lowest loss. Patience has a measure of its own: a loss has to be lower by `min_delta` than the one that
+began the wait. What is known is in `Progress` (best_loss, best_step, loss_to_beat, waited), so a continued run decides
+as an undisturbed one would.
 The weights are a file of their own beside the checkpoints, written when a validation is better than all before, and
 named by its step: a run that goes back to an older checkpoint finds that one's, and writes later ones again.
 """
@@ -33,17 +35,28 @@ class Best:
         self.held: dict[str, Tensor] = {}
 
     def improved(self, progress: Progress, step: int, loss: float) -> bool:
-        """Take the validation loss after `step` steps into `progress`; whether it is the best by `min_delta`."""
-        better = loss < (math.inf if progress.best_loss is None else progress.best_loss - self.loop.min_delta)
-        if better:
-            progress.best_loss, progress.best_step, progress.waited = loss, step, 0
+        """Take the validation loss after `step` steps into `progress`; whether it is the lowest so far."""
+        if loss < (math.inf if progress.loss_to_beat is None else progress.loss_to_beat - self.loop.min_delta):
+            progress.loss_to_beat, progress.waited = loss, 0
         else:
             progress.waited += 1
-        return better
+        lowest = loss < (math.inf if progress.best_loss is None else progress.best_loss)
+        if lowest:
+            progress.best_loss, progress.best_step = loss, step
+        return lowest
 
     def stops(self, progress: Progress) -> bool:
-        """Whether `patience` validations in a row were no better than the best before them."""
+        """Whether `patience` validations in a row were not lower by `min_delta` than the one before them."""
         return 0 < self.loop.patience <= progress.waited
+
+    def why(self, progress: Progress) -> str:
+        """What a person is told where it stops."""
+        before = f"the last {self.loop.patience} validations were"
+        if progress.loss_to_beat is None:
+            return f"{before} not finite"
+        by = f" by more than {self.loop.min_delta:g}" if self.loop.min_delta else ""
+        lowest = f"the lowest, {progress.best_loss:.4f}, was after step {progress.best_step}"
+        return f"{before} not lower{by} than {progress.loss_to_beat:.4f} nats; {lowest}"
 
     def keep(self, step: int, weights: dict[str, Tensor]) -> None:
         """Keep these weights as the best."""
@@ -67,7 +80,7 @@ class Best:
             return
         if self.folder is None or not self._file(progress.best_step).is_file():
             note(f"the weights of step {progress.best_step}, the best so far, are lost; the best of later ones counts")
-            progress.best_loss, progress.best_step, progress.waited = None, 0, 0
+            progress.best_loss, progress.best_step, progress.loss_to_beat, progress.waited = None, 0, None, 0
 
     def take_back(self, to_step: int) -> None:
         """Training goes back: forget the weights of later steps."""

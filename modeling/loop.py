@@ -223,10 +223,7 @@ class _Run:
             if logs:
                 self._record(step, done, figures)
             if early:
-                self.hooks.note(
-                    f"stopped early after step {step + 1}: the last {self.loop.patience} validations were no better "
-                    f"than the one after step {self.progress.best_step}, {self.progress.best_loss:.4f} nats"
-                )
+                self.hooks.note(f"stopped early after step {step + 1}: {self.best.why(self.progress)}")
                 self.checkpoints.finish()
                 return self._result(first, step + 1, early=True)
             if self.stable_dir is not None and step + 1 == decay_start(self.loop):

@@ -152,8 +152,10 @@ class Progress:
     """The lowest validation loss so far."""
     best_step: int = 0
     """Steps done when it was measured."""
+    loss_to_beat: float | None = None
+    """The validation loss that a later one must be lower than, by `min_delta`, for patience to begin anew."""
     waited: int = 0
-    """Validations since then."""
+    """Validations since it was measured."""
     planned_steps: int = 0
     """Of the run: a budget in minutes is measured once."""
     losses: list[float] = field(default_factory=list)

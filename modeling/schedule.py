@@ -60,7 +60,7 @@ class LoopConfig(Config):
     log_every_steps: int = Field(10, ge=1)
     validate_every_steps: int = Field(0, ge=0, description="validation loss on the way; 0: only at the end")
     patience: int = Field(0, ge=0, description="stop early after so many validations that are no better; 0: never")
-    min_delta: float = Field(0.0, ge=0, description="what a validation loss must be lower by to be better, nats")
+    min_delta: float = Field(0.0, ge=0, description="nats that a loss must be lower by for patience to begin anew")
     keep: Literal["last", "best"] = Field("last", description="weights to keep: after the last step, or the best ones")
     seed: int = Field(0, ge=0, lt=1 << 32, description="of the weights' initialisation and of dropout")
     guard: GuardConfig = GuardConfig()

@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from cluster.deepspeed import engine_config
 from modeling.architecture import preset
+from modeling.best import Best
 from modeling.errors import ConfigError, TrainingStopped
 from modeling.heads.language import LanguageModel
 from modeling.loop import fit
-from modeling.records import Hooks
+from modeling.records import Hooks, Progress
 from modeling.schedule import LoopConfig
 from modeling.validation import LABEL_BYTES, HeldOut
 from tasks.base import Runtime
@@ -110,6 +111,39 @@ def test_early_stop_and_the_best_weights_also_after_a_resume(tmp_path):
     lost = []
     trained(tmp_path, HeldOut(1, worse_later), Hooks(note=lost.append), **rules)
     assert any("of step 2, the best so far, are lost" in line for line in lost)
+
+
+def test_the_best_is_the_lowest_and_patience_asks_for_more():
+    loop = LoopConfig(validate_every_steps=1, patience=3, min_delta=0.1, keep="best")
+    best, progress, seen = Best(loop, None, 0), Progress(), []
+    for step, loss in enumerate([3.0, 2.95, 2.97, 2.89, 2.85, 2.8, 2.81]):
+        lowest = best.improved(progress, step, loss)
+        seen.append((lowest, progress.best_step, progress.loss_to_beat, progress.waited))
+    assert seen == [
+        (True, 0, 3.0, 0),
+        (True, 1, 3.0, 1),
+        (False, 1, 3.0, 2),
+        (True, 3, 2.89, 0),
+        (True, 4, 2.89, 1),
+        (True, 5, 2.89, 2),  # lower by less than 0.1
+        (False, 5, 2.89, 3),
+    ]
+    assert best.stops(progress)
+    assert best.why(progress) == (
+        "the last 3 validations were not lower by more than 0.1 than 2.8900 nats; the lowest, 2.8000, was after step 5"
+    )
+    unknown = Progress()
+    assert not any(best.improved(unknown, step, float("nan")) for step in range(3))
+    assert best.stops(unknown) and best.why(unknown) == "the last 3 validations were not finite"
+
+
+def test_the_kept_weights_are_those_of_the_lowest_loss():
+    """A loss that falls by less than min_delta each time."""
+    rules = {"steps": 4, "schedule": "constant", "peak_lr": 1e-4, "validate_every_steps": 1, "keep": "best"}
+    _, result = trained(None, HeldOut(1, lambda chunk: global_batch(0)), **rules, min_delta=1.0)
+    losses = [row["validation_loss"] for row in result.history]
+    assert result.best_step == 4 and losses == sorted(losses, reverse=True)
+    assert result.validation["validation_loss"] == min(losses)
 
 
 def test_patience_without_validation_is_refused():
