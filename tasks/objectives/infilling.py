@@ -7,8 +7,8 @@
    a [MASK] put in. The order of spans and kept tokens is uniform over all orders, so spans may touch, and then
    leave one [MASK] each. A span that would cross a special token is parted by it into two.
 
-The target is the original row. As published, spans are drawn after the permutation, over the permuted text. Spans of
-length 0 for which the row has no room are left out.
+The target is the original row. As published, spans are drawn after the permutation, over the permuted text. Where
+the row has no room for all spans of length 0, a random choice of them is put in.
 
 Worked example (seed 0, epoch 0, index 1; asserted by a test). <pad> </s> [MASK] <s> are 0 … 3, 9 is a full stop;
 mask_rate 0.4, poisson_lambda 1:
@@ -41,7 +41,7 @@ from tasks.objectives.units import Draw, expand, number_in_row, words_for
 if TYPE_CHECKING:
     from tasks.objectives.settings import Infilling as Settings
 
-_SENTENCES, _LENGTHS, _PLACES = range(3)  # random streams
+_SENTENCES, _LENGTHS, _PLACES, _PUT_IN = range(4)  # random streams
 
 
 class TextInfilling(PairedObjective):
@@ -75,7 +75,7 @@ class TextInfilling(PairedObjective):
         ordinary = is_ordinary(tokens_BR, self.vocabulary)
         text = self._permuted(tokens_BR, ordinary, draw) if self.settings.permute_sentences else tokens_BR
         spans = self._spans(Stretches.of(ordinary), draw)
-        source, row, is_mask = self._infilled(spans, ordinary, tokens_BR != pad)
+        source, row, is_mask = self._infilled(spans, ordinary, tokens_BR != pad, draw)
         inputs = text.ravel()[source].astype(np.int64)
         inputs[is_mask] = self.vocabulary.special_tokens["mask"]
         counts, lengths = np.bincount(row, minlength=len(tokens_BR)), row_lengths(tokens_BR, pad)
@@ -129,7 +129,7 @@ class TextInfilling(PairedObjective):
         return Spans(begin, lengths, np.repeat(np.arange(len(counts)), counts), stretches)
 
     def _infilled(
-        self, spans: Spans, ordinary: np.ndarray, is_token: np.ndarray
+        self, spans: Spans, ordinary: np.ndarray, is_token: np.ndarray, draw: Draw
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the inputs are made of, one after another: (place in the flattened rows int64, row int64, bool: a mask
         stands for it)."""
@@ -151,7 +151,10 @@ class TextInfilling(PairedObjective):
             return source, row, is_mask
         begin, of_row = spans.begin[~full], spans.row[~full]
         room = self.length_tokens - np.bincount(row, minlength=B)
-        fits = number_in_row(of_row, B) < room[of_row]
+        number = number_in_row(of_row, B)
+        order = np.lexsort((words_for(of_row, B, draw, _PUT_IN), of_row))  # rows stay where they are
+        fits = np.empty(len(number), dtype=bool)
+        fits[order] = number < room[of_row]
         begin, of_row = begin[fits], of_row[fits]
         # Before the ordinary token that follows, or behind the row's last.
         behind = begin == np.cumsum(stretches.per_row(stretches.size))[of_row]

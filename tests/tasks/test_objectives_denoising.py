@@ -223,6 +223,17 @@ def test_span_lengths_are_poisson() -> None:
     assert np.abs(hidden - 469).max() < 80
 
 
+def test_masks_that_are_put_in_are_anywhere_also_where_there_is_no_room_for_all() -> None:
+    tokens = np.tile(np.arange(30, 130, dtype=np.uint16), (1500, 1))
+    tokens[:, 0], tokens[:, -1] = BOS, EOS
+    found = draw(objective("infilling", 100, permute_sentences=False, poisson_lambda=0.5), tokens)["inputs"]
+    assert (found != PAD).all(), "short spans make no room for the many of length 0"
+    # Each mask by the kept token before it; away from the ends about 450 for each, so 21,600 in either half.
+    before = np.maximum.accumulate(np.where(found > MASK, found, 0), axis=1)[found == MASK]
+    first, second = (np.count_nonzero((before >= low) & (before < low + 48)) for low in (32, 80))
+    assert first == pytest.approx(second, rel=0.05), "seven standard deviations of each"
+
+
 def test_infilling_needs_spellings_only_for_sentences() -> None:
     with pytest.raises(BadConfig, match="needs to know how tokens are spelled"):
         objective("infilling", 20, vocabulary(tokens=False))
