@@ -7,7 +7,8 @@ Each ordinary token of the row is chosen with probability noise_density, indepen
 - `mass`: all chosen become a mask; the target is the whole text. (The paper's "MASS-style": for MASS itself see
   `tasks.objectives.mass`.)
 - `replace-spans`: each run of chosen tokens becomes one sentinel, the target spells the runs out behind their
-  sentinels, as in `tasks.objectives.span_corruption`. Runs for which there is no sentinel left stay as they are.
+  sentinels, as in `tasks.objectives.span_corruption`. Where a row has more runs than there are sentinels, a random
+  choice of them becomes one, the others stay as they are.
 - `drop-tokens`: the chosen tokens are dropped; the target is the dropped tokens, one after another.
 
 The mask is the tokenizer's own where it has one, else its first sentinel (T5's tokenizer has no mask). Special tokens
@@ -34,6 +35,7 @@ noise_density 0.4:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,12 +47,12 @@ from tasks.objectives.paired import PairedObjective
 from tasks.objectives.philox import below, sample_words
 from tasks.objectives.span_corruption import paired_columns, sentinel_form
 from tasks.objectives.stretches import is_ordinary, row_lengths, runs
-from tasks.objectives.units import number_in_row
+from tasks.objectives.units import Draw, number_in_row, words_for
 
 if TYPE_CHECKING:
     from tasks.objectives.settings import IidDenoising as Settings
 
-_CHOICE, _REPLACEMENT = 0, 1  # random streams
+_CHOICE, _REPLACEMENT, _NAMED = range(3)  # random streams
 _MASKED_TENTHS = 9  # of the tokens that style `bert` chooses
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -82,7 +84,7 @@ class IidDenoising(PairedObjective):
     ) -> dict[str, np.ndarray]:
         chosen = self._chosen(tokens_BR, seed, epochs_B, indices_B)
         if self.settings.style == "replace-spans":
-            first, end = self._nameable(chosen)
+            first, end = self._nameable(chosen, partial(sample_words, seed, epochs_B, indices_B))
             return sentinel_form(tokens_BR, first, end, self, self.widths)
         is_token = tokens_BR != self.vocabulary.pad
         if self.settings.style == "drop-tokens":
@@ -116,7 +118,7 @@ class IidDenoising(PairedObjective):
         result[random] = ordinary[below(tenths[random] & _LOW, len(ordinary))]
         return result
 
-    def _nameable(self, chosen_BR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _nameable(self, chosen_BR: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """(first, end) of the runs that get a sentinel, as `sentinel_form` takes them."""
         B, R = chosen_BR.shape
         first, end = runs(chosen_BR)
@@ -125,7 +127,10 @@ class IidDenoising(PairedObjective):
         number = number_in_row(row, B)
         # Every other token chosen, both ends too, is the one pattern whose targets are one too long: its first stays.
         full = counts + np.bincount(row, size, B).astype(np.int64) >= self.widths[1]
-        keep = (number < len(self.vocabulary.sentinels)) & ~(full[row] & (number == 0) & (size == 1))
+        keep = ~(full[row] & (number == 0) & (size == 1))
+        if counts.max(initial=0) > len(self.vocabulary.sentinels):
+            order = np.lexsort((words_for(row, B, draw, _NAMED), row))  # rows stay where they are
+            keep[order] &= number < len(self.vocabulary.sentinels)
         first = first + (full[row] & (number == 0) & (size > 1))
         return first[keep], end[keep]
 

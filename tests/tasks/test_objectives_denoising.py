@@ -118,6 +118,15 @@ def test_runs_without_a_sentinel_stay() -> None:
         assert sorted(both) == sorted(row.tolist())
 
 
+def test_runs_that_get_the_sentinels_are_anywhere_in_the_row() -> None:
+    tokens = np.tile(np.arange(20, 60), (2000, 1))
+    made = objective("iid-denoising", 41, vocabulary(sentinels=2), style="replace-spans", noise_density=0.4)
+    found = draw(made, tokens)["targets"]
+    hidden = np.array([(found == token).sum() for token in tokens[0]])
+    # 3,350 tokens of either half, give or take 80: whole runs are named.
+    assert hidden[:20].sum() == pytest.approx(hidden[20:].sum(), rel=0.1)
+
+
 def test_the_mask_of_a_tokenizer_without_one() -> None:
     tokens = np.full((20, 30), 50)
     words = vocabulary(without=("mask",))
