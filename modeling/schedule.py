@@ -111,7 +111,8 @@ def resolved(loop: LoopConfig, *, row_tokens: int, flops_per_token: float | None
 
     Args:
         row_tokens: places of a row, padding included; of both sides where there are two.
-        flops_per_token: forward and backward, per place; None where the model has no formula.
+        flops_per_token: forward and backward, per place (padding costs nothing, so less where a row has some); None
+            where the model has no formula.
 
     Raises:
         ConfigError: a budget in FLOPs without a formula; a warm-up that is longer than the budget.

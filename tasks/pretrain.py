@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 TRAINING = "training.json"
 SAMPLED_ROWS = 256
-"""Rows that the share of labels, for counting FLOPs, is taken from."""
+"""Rows that the shares of labels and padding, for counting FLOPs, are taken from."""
 
 
 class Pretrain(Task):
@@ -239,13 +239,16 @@ def pretrain_on_rank(payload: dict[str, Any], rank: RankContext) -> dict[str, An
         rows, first = rank_rows(batch_size_at(loop, step), rank.rank, rank.world_size), first_sample(loop, step)
         return range(first + rows.start, first + rows.stop)
 
-    sample = reader.batch(reader.indices(0, min(loop.batch_size, SAMPLED_ROWS)))  # the same on every rank
+    sample = reader.batch(reader.indices(0, SAMPLED_ROWS))  # the same on every rank
     first = {name: torch.from_numpy(array) for name, array in sample.items()}
-    label_share = float(model.count(first).reshape(-1)[0]) / max(1, count_tokens(first))
+    tokens = max(1, count_tokens(first))
+    label_share = float(model.count(first).reshape(-1)[0]) / tokens
     lengths = [first[name].shape[1] if name in first else 0 for name in ("input_ids", "decoder_input_ids")]
     flops = training_flops_per_token(config, lengths[0], label_share, target_length=lengths[1], head=head)
     budget = {name: getattr(loop, name) for name in BUDGETS if getattr(loop, name)}
-    loop = resolved(loop, row_tokens=sum(lengths), flops_per_token=flops)
+    places = len(first["input_ids"]) * sum(lengths)
+    # The formula is per token, and padding costs nothing; packed rows have none.
+    loop = resolved(loop, row_tokens=sum(lengths), flops_per_token=flops and flops * (tokens / places))
     scratch = Path(payload["scratch"])
     if payload["prefix"] is not None:
         check_prefix(loop.model_dump(mode="json"), payload["seed"], _read_json(Path(payload["prefix"]) / TRAINING))

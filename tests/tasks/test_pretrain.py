@@ -142,6 +142,20 @@ def test_cancelled_and_continued_gives_the_same_files(plain, inputs, tmp_path):
     assert metrics == plain.metrics
 
 
+def test_a_budget_in_flops_is_what_training_spends_also_where_rows_are_padded(inputs, tmp_path):
+    examples = EXAMPLES.model_copy(update={"packing": "doc-sentences"})
+    corpus = inputs["examples"].parent / "corpus"
+    out = run_stage(examples, tmp_path / "examples", corpus=corpus, tokenizer=inputs["tokenizer"]).out
+    loop = LoopConfig(flops=2e9, batch_size=8, log_every_steps=100)
+    stage = task(examples=examples, loop=loop)
+    found = run_stage(stage, tmp_path / "model", examples=out, tokenizer=inputs["tokenizer"])
+    rows = [json.loads(line) for line in (found.out / "metrics.jsonl").read_text().splitlines()]
+    tokens, steps = rows[-1]["tokens"], rows[-1]["step"]
+    assert tokens < 0.9 * steps * 8 * 24, "of the places that rows have"
+    # up to the last step, and to what a batch has of the rows' mean number of tokens
+    assert found.metrics["training_flops"] == pytest.approx(2e9, rel=0.05) and steps > 40
+
+
 def test_mismatches_are_refused_before_anything_runs(inputs, tmp_path):
     with pytest.raises(BadConfig, match="examples have 24 tokens, model.max_length is 16"):
         task(model=preset("modern-tiny", max_length=16))
