@@ -103,12 +103,12 @@ def over_training(points: Points) -> Form:
 
     def named(theta: np.ndarray) -> Named:
         a, b, e, shared = theta.T
-        eta, six = shared / 2, shared / 2 * np.log(6)  # N = (C/6M)^½, D = (C·M/6)^½
+        eta, per = shared / 2, shared / 2 * np.log(points.flops_factor)  # N = (C/6M)^½, D = (C·M/6)^½, by 6·N·D
         with np.errstate(over="ignore"):
             return {
                 "E": np.exp(e),
-                "a": np.exp(a + shared * x0 + six),
-                "b": np.exp(b + shared * y0 + six),
+                "a": np.exp(a + shared * x0 + per),
+                "b": np.exp(b + shared * y0 + per),
                 "eta": eta,
             }
 
