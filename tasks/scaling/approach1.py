@@ -131,6 +131,9 @@ def line_fit(
     residual = log_n - (lines["log_N_0"][0] + at["exponent_N"] * log_c)
     drawn = named(draws) if draws else {}
     se, ci = intervals(drawn)
+    if bootstrap and (usable := len(drawn.get("exponent_N", ()))) < bootstrap / 2:
+        told = "the intervals are of those alone" if ci else "there are no intervals"
+        warnings.append(f"{usable} of {bootstrap} resamples have three budgets with a minimum: {told}")
     total = ((log_n - log_n.mean()) ** 2).sum()
     if "exponent_N" in ci and ci["exponent_N"][1] - ci["exponent_N"][0] > 0.5:
         low, high = ci["exponent_N"]
@@ -192,8 +195,9 @@ def _fit_bins(points: Points, bootstrap: int, seed: int) -> Fit:
     if bootstrap:
         found = [minima(draw) for draw in resamples(len(points), min(bootstrap, 1000), seed)]
         found = [(b, o) for b, o in found if o.sum() >= 3]
-        index, on = np.stack([b for b, _ in found]), np.stack([o for _, o in found]).astype(float)
-        draws = _lines(log_c[index], log_n[index], log_d[index], on)
+        if found:
+            index, on = np.stack([b for b, _ in found]), np.stack([o for _, o in found]).astype(float)
+            draws = _lines(log_c[index], log_n[index], log_d[index], on)
     chosen = best[ok]
     rows = [
         {"flops": float(points.flops[i]), "params": float(points.params[i]), "tokens": float(points.tokens[i]),
@@ -201,7 +205,7 @@ def _fit_bins(points: Points, bootstrap: int, seed: int) -> Fit:
         for i in chosen
     ]  # fmt: skip
     warnings = [
-        "no training curves (no `run` column, and no model size at two budgets): the envelope is read from "
+        "no training curves (neither a run nor a model size at two budgets, three times): the envelope is read from "
         f"{count} bins of budget, which is coarse"
     ]
     return line_fit(

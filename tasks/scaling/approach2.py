@@ -187,8 +187,12 @@ def _same(x: np.ndarray) -> np.ndarray:
 
 
 def _tokens_at(points: Points, group: np.ndarray, log_n: np.ndarray) -> np.ndarray:
-    """log D on a line at given log N: a straight line in the logarithms, of slope −1 where C = 6·N·D."""
-    x, y = np.log(points.params[group]), np.log(points.tokens[group])
+    """log D on a line at given log N: a straight line in the logarithms, of slope −1 where C = 6·N·D.
+
+    Budgets of a line may differ a little (`SPREAD`): each model's tokens are those it has at the line's.
+    """
+    log_c = np.log(points.flops[group])
+    x, y = np.log(points.params[group]), np.log(points.tokens[group]) + log_c.mean() - log_c
     order = np.argsort(x, kind="stable")
     return np.interp(log_n, x[order], y[order])
 

@@ -131,7 +131,7 @@ def _measured(table: _Table, found: dict[str, str], rows: list[Row], skip_invali
     values, kept, skipped = _numbers(path, header, rows, found, skip_invalid)
     run, units = None, [""]
     if "run" in found:
-        run = np.array([row[header.index(found["run"])] for _, row in kept])
+        run = np.array([row[header.index(found["run"])].strip() for _, row in kept])
     if "unit" in found:
         units = list(dict.fromkeys(row[header.index(found["unit"])].strip() for _, row in kept))
         if len(units) > 1:

@@ -76,6 +76,36 @@ def test_approach_1_reads_curves_and_leaves_out_budgets_whose_best_model_is_an_e
     assert one(small, "approach_1").derived["exponent_N"] == pytest.approx(EXPONENT_N, abs=0.05)
 
 
+def test_names_of_runs_that_make_no_curves_do_not_make_other_ones() -> None:
+    """A name a row is no curve, and a seed's name on all sizes is not one curve of a size between them."""
+    sizes, tokens = np.meshgrid(np.geomspace(3e7, 3e9, 14), np.geomspace(2e8, 2e11, 25), indexing="ij")
+    points = points_of(law(sizes, tokens).ravel(), params=sizes.ravel(), tokens=tokens.ravel())
+    expected = one(points, "approach_1")
+    for name in ("own-{}", "seed-0", ""):
+        run = np.array([name.format(i) for i in range(len(points))])
+        fit = one(Points(**{**points.__dict__, "run": run}), "approach_1")
+        assert fit.diagnostics["curves"] == 14 and fit.derived == expected.derived
+    seeds = np.array([f"seed-{i % 4}" for i in range(len(points))])
+    fit = one(Points(**{**points.__dict__, "run": seeds}), "approach_1")
+    assert fit.diagnostics["curves"] == 4 * 14
+    assert fit.derived["exponent_N"] == pytest.approx(EXPONENT_N, abs=0.02)
+
+
+def test_resamples_without_a_line_leave_no_interval() -> None:
+    """Bins of budget of which three have a minimum, just so."""
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        params, tokens = np.exp(rng.uniform(14, 23, 16)), np.exp(rng.uniform(16, 25, 16))
+        try:
+            fit = one(points_of(law(params, tokens), params=params, tokens=tokens), "approach_1", bootstrap=1)
+        except NotIdentified:
+            continue
+        if not len(fit.draws.get("exponent_N", ())):
+            assert fit.ci95 == {} and "0 of 1 resamples have three budgets with a minimum" in fit.warnings[-1]
+            return
+    raise AssertionError("all resamples had a line")
+
+
 def test_a_wide_isoflop_line_does_not_pull_its_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: a parabola over a grid that is wide and off centre is biased; only models near its minimum count."""
     points = isoflops(noise=0.0, sizes=17, wide=30.0)
@@ -84,6 +114,15 @@ def test_a_wide_isoflop_line_does_not_pull_its_minimum(monkeypatch: pytest.Monke
     near = abs(fit_approach_2(lopsided, bootstrap=0).derived["exponent_N"] - EXPONENT_N)
     monkeypatch.setattr("tasks.scaling.approach2.WINDOW", 1e6)
     assert near < 0.02 and near < abs(fit_approach_2(lopsided, bootstrap=0).derived["exponent_N"] - EXPONENT_N)
+
+
+def test_exponents_of_rough_isoflop_lines_make_one() -> None:
+    """Sizes × tokens, of which those within a tenth of one budget are a line: N·D grows as C on it, too."""
+    sizes, tokens = np.meshgrid(np.geomspace(3e7, 3e9, 14), np.geomspace(2e8, 2e11, 25), indexing="ij")
+    fit = one(points_of(law(sizes, tokens).ravel(), params=sizes.ravel(), tokens=tokens.ravel()), "approach_2")
+    assert any("the lines are rough" in w for w in fit.warnings)
+    assert fit.derived["exponent_N"] + fit.derived["exponent_D"] == pytest.approx(1, abs=1e-6)
+    assert 6 * fit.params["k_N"] * fit.params["k_D"] == pytest.approx(1, abs=1e-4)
 
 
 def test_isoflop_lines_without_a_minimum_are_left_out() -> None:
