@@ -20,6 +20,8 @@ from tasks.scaling.slots import Slots
 NUMBERS = ("params", "tokens", "flops", "loss", "unique_tokens")
 SHOWN = 5
 """Rows that a message names."""
+REACH = (1e-60, 1e60)
+"""What a measurement may be: products and powers of numbers beyond are no floats."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def checked_points(
     """Points of columns by name (None: not given); `lines` and `source` are what messages name, `warnings` come first.
 
     Raises:
-        BadData: a value is not positive and finite, or too few columns are given.
+        BadData: a value is not positive and finite, or beyond `REACH`, or too few columns are given.
     """
     told = list(warnings)
     for name, column in values.items():
@@ -108,6 +110,13 @@ def checked_points(
             bad = int(np.flatnonzero(~(np.isfinite(column) & (column > 0)))[0])
             raise BadData(
                 f"{source or 'measurements'}, line {lines[bad]}: {name} is {column[bad]}, expected a positive number"
+            )
+        if column is not None and ((column < REACH[0]) | (column > REACH[1])).any():
+            bad = int(np.flatnonzero((column < REACH[0]) | (column > REACH[1]))[0])
+            raise BadData(
+                f"{source or 'measurements'}, line {lines[bad]}: {name} is {column[bad]:g}, expected a number between "
+                f"{REACH[0]:g} and {REACH[1]:g}",
+                "is it the right column, in the right unit?",
             )
     params, tokens, flops, loss = (values[n] for n in ("params", "tokens", "flops", "loss"))
     if loss is None or sum(v is not None for v in (params, tokens, flops)) < 2:
