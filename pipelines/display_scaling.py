@@ -10,6 +10,8 @@ def short(value: float | None) -> str:
     """A count as people say it: 70.2B, 1.41T."""
     if value is None:
         return "–"
+    if abs(value) >= 1e3:
+        value = float(f"{value:.3g}")  # 999,900 is 1M, not 1e+03K
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{letter}" if abs(value) < 1000 * limit else f"{value:.3g}"

@@ -32,9 +32,10 @@ def count(value: Any) -> str:
     """`36,500`, `7.04 M`, `1.2 B`."""
     if not _is_number(value):
         return "–" if value is None else str(value)
+    large = _three(value) if abs(value) >= 1e6 else 0.0
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {unit}"
+        if abs(large) >= limit:
+            return f"{large / limit:.3g} {unit}"
     return f"{value:,.0f}" if float(value).is_integer() else number(value)
 
 
@@ -42,9 +43,10 @@ def size(value: Any) -> str:
     """Bytes in decimal units: `32.1 MB`."""
     if not _is_number(value):
         return "–"
+    large = _three(value) if abs(value) >= 1e3 else 0.0
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {unit}"
+        if abs(large) >= limit:
+            return f"{large / limit:.3g} {unit}"
     return f"{value:.0f} B"
 
 
@@ -78,6 +80,7 @@ def amount(value: Any) -> str:
     """A count in as little room as an axis has: `500K`, `10M`, `1.5B`."""
     if not _is_number(value):
         return "–"
+    value = _three(value)
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
@@ -141,6 +144,11 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _three(value: float) -> float:
+    """Of three significant digits, before its unit is chosen: 999,900 is `1 M`, not `1e+03 K`."""
+    return float(f"{value:.3g}")
 
 
 def _is_number(value: Any) -> bool:

@@ -173,6 +173,9 @@ def test_log_axes_have_readable_marks(values: list[float], marks: list[str]) -> 
 def test_numbers_of_decades() -> None:
     assert [numbers.power(v) for v in (1e12, 3.16e13, 9.99e14, 0, None)] == ["1e12", "3.16e13", "9.99e14", "0", "–"]
     assert [numbers.amount(v) for v in (512, 1.5e3, 10e6, 1.41e12)] == ["512", "1.5K", "10M", "1.41T"]
+    assert [numbers.amount(v) for v in (999.4, 999.9, 999_700, 9.999e8)] == ["999", "1K", "1M", "1B"]
+    assert [numbers.count(v) for v in (999_900, 999_400_000, 999_700_000)] == ["999,900", "999 M", "1 B"]
+    assert [numbers.size(v) for v in (999, 999_600, 999_700_000)] == ["999 B", "1 MB", "1 GB"]
     assert (
         numbers.interval([-5e-29, 0.744]) == "0 to 0.744"
         and numbers.interval([0.5, 0.6], decimals=3) == "0.500 to 0.600"
