@@ -262,7 +262,8 @@ def _laws(name: str | None, fitted: str | None, approach: str, where: list[str] 
     else:
         points = read_points(path, Columns(), where or ())
         found, _ = fit_all(points, [f"approach_{approach}"])
-        own = law_of(found[f"approach_{approach}"], fitted, float(points.flops.max()), flops_factor=points.flops_factor)
+        largest, factor = float(points.flops.max()), points.flops_factor
+        own = law_of(found[f"approach_{approach}"], fitted, largest, points.unit, factor)
     return [own, *map(published, LAWS if name == "all" else [name] if name else [])]
 
 

@@ -20,7 +20,8 @@ def short(value: float | None) -> str:
 
 def fit_lines(points: Any, result: Mapping[str, Any]) -> Iterator[str]:
     """`triptych fit` for a person: each fit's estimates with their intervals, how good it is, and its warnings."""
-    yield f"{points.source}: {len(points)} points, {points.flops.min():.2g} to {points.flops.max():.2g} FLOPs"
+    unit = f", losses in {points.unit}" if points.unit else ""
+    yield f"{points.source}: {len(points)} points, {points.flops.min():.2g} to {points.flops.max():.2g} FLOPs{unit}"
     told = set()
     for name, part in result.items():
         if "refused" in part:
@@ -158,12 +159,12 @@ def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
             + (f" ({each['ci95'][0]:.4f} to {each['ci95'][1]:.4f})" if each["ci95"] else "")
             + f", measured {each['measured_loss']:.4f} {each['unit']}: {100 * each['error']:+.2f} %"
         )
-        if each.get("held_out"):
-            told = (
-                f"{name} {each['by_form'][name]:.4f} (weight {each['weights'][name]:.2f}, error {100 * error:.1f} %)"
-                for name, error in each["held_out"].items()
-                if error is not None and name in each["by_form"]
-            )
+        told = [
+            f"{name} {each['by_form'][name]:.4f} (weight {each['weights'][name]:.2f}, error {100 * error:.1f} %)"
+            for name, error in (each.get("held_out") or {}).items()
+            if error is not None and name in each["by_form"]
+        ]
+        if told:
             yield f"  by form, weighted by errors on the sweep's largest budget, foretold without it: {', '.join(told)}"
     for warning in found["warnings"]:
         yield f"warning: {warning}"
@@ -171,7 +172,8 @@ def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def budget_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """`triptych budget` for a person."""
-    yield f"{found[0]['budget']['said']}: {found[0]['budget']['flops']:.3g} FLOPs"
+    said, flops = found[0]["budget"]["said"], f"{found[0]['budget']['flops']:.3g} FLOPs"
+    yield said if said.startswith(flops) else f"{said}: {flops}"
     for each in found:
         best = each["optimum"]
         yield f"\n{each['law']} ({each['source']})"
@@ -180,9 +182,11 @@ def budget_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"  tokens      {short(best['tokens'])}{_span(best['tokens_ci95'])}, {ratio}"
         if best["loss"] is not None:
             span = best["loss_ci95"]
-            yield f"  loss        {best['loss']:.3f}" + (f"   95 %: {span[0]:.3f} to {span[1]:.3f}" if span else "")
+            unit = f" {each['unit']}" if each["unit"] else ""
+            told = f"   95 %: {span[0]:.3f} to {span[1]:.3f}" if span else ""
+            yield f"  loss        {best['loss']:.3f}{unit}{told}"
         if preset := each["nearest_preset"]:
-            times = f"{preset['times_optimal']:.2f} times the optimum"
+            times = f"{preset['times_optimal']:.3g} times the optimum"
             yield f"  nearest     {preset['name']} ({short(preset['params'])}, {times})"
         if each["over_trained"]:
             yield "  smaller at equal loss:"

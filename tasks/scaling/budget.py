@@ -149,6 +149,7 @@ def plan_budget(
         "law": law.name,
         "source": law.source,
         "counts": law.counts,
+        "unit": law.unit or None,
         "budget": {"flops": budget.flops, "said": budget.said, "mfu": budget.mfu, "precision": budget.precision},
         "optimum": optimum,
         "exponent_N": float(exponent(law)),

@@ -122,7 +122,7 @@ def fit_all(
 def as_json(points: Points, found: dict[str, Fit], refused: dict[str, UserError]) -> dict[str, Any]:
     """{fit: object}, which names its data; of a refused one `refused`, the reason, and `remedy`."""
     data = {"file": points.source, "digest": points.digest, "largest_flops": float(points.flops.max())}
-    data |= {"flops_factor": points.flops_factor}
+    data |= {"flops_factor": points.flops_factor, "unit": points.unit or None}
     return {
         **{name: {**fit.as_json(), "covariance": covariance(fit), **data} for name, fit in found.items()},
         **{name: {"refused": error.message, "remedy": error.remedy} for name, error in refused.items()},

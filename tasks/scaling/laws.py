@@ -199,8 +199,8 @@ def law_from(found: Mapping[str, Any], approach: str = "3", source: str = "") ->
     factor = float(part.get("flops_factor", 6.0))
     counted = {"counts": str(part["counts"])} if "counts" in part else {}
     return Law(
-        f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"), flops_factor=factor,
-        **counted,
+        f"approach_{approach}", source, values, draws, largest_flops=part.get("largest_flops"),
+        unit=str(part.get("unit") or ""), flops_factor=factor, **counted,
     )  # fmt: skip
 
 

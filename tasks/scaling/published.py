@@ -20,6 +20,9 @@ CENTRE = 1e20
 """FLOPs: about the geometric middle of Hoffmann et al.'s runs, 6e18 to 3e21."""
 
 
+NATS = "nats per token"
+
+
 class Known(NamedTuple):
     """A model as it was trained."""
 
@@ -71,7 +74,7 @@ def _chinchilla_3() -> Law:
     # move the optimum by a fifth (Besiroglu et al. 2024, appendix A).
     values = {"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849}
     source = "Hoffmann et al. 2022, approach 3: equation 10, exponents with the digits of its TeX source"
-    return Law("chinchilla-3", source, values, largest_flops=3e21)
+    return Law("chinchilla-3", source, values, largest_flops=3e21, unit=NATS)
 
 
 def _epoch() -> Law:
@@ -92,7 +95,7 @@ def _epoch() -> Law:
         "B": reducible * alpha / (alpha + beta) * tokens**beta,
     }
     source = "Besiroglu et al. 2024 (Epoch): approach 3 on the points of Hoffmann et al.'s figure 4"
-    return Law("epoch", source, values, draws, largest_flops=3e21)
+    return Law("epoch", source, values, draws, largest_flops=3e21, unit=NATS)
 
 
 def _kaplan() -> Law:
@@ -101,7 +104,7 @@ def _kaplan() -> Law:
     source = "Kaplan et al. 2020, table 6 and equation 1.3: early stopping, N without embeddings"
     return Law(
         "kaplan", source, values, counts="parameters without embeddings", largest_flops=3.6e21,
-        loss_line=(3.1e8 * PF_DAY, 0.050),
+        loss_line=(3.1e8 * PF_DAY, 0.050), unit=NATS,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.display_scaling import short, sweep_lines
 from tasks.scaling.laws import read_law
 from tasks.scaling.published import LAWS
 from tests.tasks.scaling_data import EXPONENT_N, TRUE, isoflops
@@ -131,6 +132,32 @@ def test_fit_for_a_person(command: Any, csv: Path) -> None:
     assert "alpha" in done.stdout and "starts at the optimum" in done.stdout and "approach_1" not in done.stdout
 
 
+def test_losses_are_told_with_their_unit(command: Any, two: Path, tmp_path: Path) -> None:
+    words = (*NAMES, "--approach", "3", "--bootstrap", "0", "--tracking", "off")
+    assert command("fit", "post.csv", *words).stdout.splitlines()[0].endswith(" FLOPs, losses in bits per byte")
+    fit = command("fit", "post.csv", *words, "--json").stdout
+    assert json.loads(fit)["approach_3"]["unit"] == "bits per byte"
+    (tmp_path / "fit.json").write_text(fit)
+    planned = command("budget", "--flops", "1e21", "--fit", "fit.json")
+    assert " bits per byte\n" in planned.stdout, planned.stderr
+
+
+def test_counts_are_rounded_before_their_unit_is_chosen() -> None:
+    assert [short(v) for v in (999.7, 999_400, 999_700, 9.999e8, 1.41e12)] == ["999.7", "999K", "1M", "1B", "1.41T"]
+
+
+def test_forms_that_could_not_foretell_the_last_line_are_not_told() -> None:
+    row = {
+        "variant": "dec", "times_largest": 8.0, "params": 26e3, "tokens": 7e5, "predicted_loss": 3.5, "ci95": None,
+        "measured_loss": 3.4, "unit": "nats per label", "error": -0.03, "by_form": {"approach_3": 3.5},
+        "weights": {"approach_3": 1.0}, "held_out": {"approach_3": None, "kaplan_ND": None},
+    }  # fmt: skip
+    found = {"variants": {}, "predictions": [row], "warnings": []}
+    assert len(list(sweep_lines(found))) == 1
+    row["held_out"]["approach_3"] = 0.01
+    assert "approach_3 3.5000 (weight 1.00, error 1.0 %)" in list(sweep_lines(found))[1]
+
+
 def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
     (tmp_path / "ray_config.yaml").write_text(
         "max_workers: 4\nhead_node_type: head\navailable_node_types:\n  head: {}\n"
@@ -141,8 +168,10 @@ def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "8 H100 for 72 hours" in done.stdout and "3.0 days (1.5 on 2), 2,160 USD" in done.stdout
     assert "epoch" in done.stdout and "chinchilla-1" in done.stdout and "nearest     gpt3-2.7B" in done.stdout
+    assert "loss        2.323 nats per token   95 %" in done.stdout
     priced = command("budget", "--flops", "1e21", "--mfu", "0.3", "--precision", "fp16")  # of the cluster's GPUs
     assert priced.returncode == 0 and "on 2" in priced.stdout, priced.stderr
+    assert priced.stdout.splitlines()[0] == "1e+21 FLOPs"
     table = command("budget", "--table", "--law", "chinchilla").stdout
     assert "Gopher" in table and "63.5B / 1.32T" in table
 

@@ -179,9 +179,9 @@ def test_nearest_preset(params: float, architecture: str, name: str) -> None:
 
 
 def test_a_fit_is_a_law_and_so_is_what_it_printed(tmp_path: Path) -> None:
-    points = scatter(120, 0)
+    points = replace(scatter(120, 0), unit="bits per byte")
     found, refused = fit_all(points, ["approach_3"], bootstrap=500)
-    law = law_of(found["approach_3"], "here", float(points.flops.max()))
+    law = law_of(found["approach_3"], "here", float(points.flops.max()), points.unit)
     plan = plan_budget(law, budget_of(flops=1e21))
     assert law.name == "approach_3" and plan["source"] == "here"
     true = float(optimal_params(np.array(1e21)))
@@ -189,6 +189,7 @@ def test_a_fit_is_a_law_and_so_is_what_it_printed(tmp_path: Path) -> None:
     assert low < true < high and plan["optimum"]["params"] == pytest.approx(true, rel=0.15)
     path = tmp_path / "fit.json"
     path.write_text(json.dumps(as_json(points, found, refused)))
+    assert read_law(path).unit == plan["unit"] == "bits per byte"
     again = plan_budget(read_law(path), budget_of(flops=1e21))["optimum"]
     assert again["params"] == pytest.approx(plan["optimum"]["params"])
     # normal draws of the resamples' covariance, which are not quite normal
