@@ -142,9 +142,11 @@ class Frame:
         return f'<a href="{escape(href)}">{drawn}</a>' if href else drawn
 
     def note(self, x: float, y: float, text: str) -> str:
-        """A few words below and left of a value."""
+        """A few words below and left of a value, or left of it where the axis' own words are below."""
         across, up = self.at(x, self.y.inside(y))
-        return f'<text class="last" x="{across + 6:.1f}" y="{up + 20:.1f}" text-anchor="end">{escape(text)}</text>'
+        beside = up + 24 > self.height - self.bottom
+        right, foot = (across - 9, up + 4) if beside else (across + 6, up + 20)
+        return f'<text class="last" x="{right:.1f}" y="{foot:.1f}" text-anchor="end">{escape(text)}</text>'
 
     def figure(self, caption: str, parts: Iterable[str]) -> Markup:
         """The whole chart with its caption."""

@@ -60,6 +60,7 @@ def number(value: Any, digits: int = 4) -> str:
         text = f"{int(value):,}"
     elif 1e-4 <= abs(value) < 1e4:
         text = f"{value:.{digits}g}"
+        text = f"{float(text):,.0f}" if "e" in text else text
     elif abs(value) < 1e9 and abs(value) >= 1e4:
         text = f"{value:,.0f}"
     else:

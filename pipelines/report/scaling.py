@@ -22,7 +22,11 @@ def scaling_section(view: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
     if not sweeps and not comparison:
         return {}
     names = {str(stage.get("name")) for stage in stages}
+    units = {str(sweep.get("variant")): str(sweep.get("unit") or "") for sweep in sweeps}
     predictions = [_prediction(row, names) for row in _mappings(comparison.get("predictions"))]
+    for row in predictions:
+        row["unit"] = row["unit"] or units.get(row["variant"], "")
+    shared = {unit for unit in units.values() if unit}
     variants = [_variant(sweep, predictions, names) for sweep in sweeps]
     exponents = list(_exponents(variants, comparison))
     published = list(_published()) if exponents else []
@@ -38,6 +42,7 @@ def scaling_section(view: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
         "frontiers": _frontiers(variants) if comparison.get("comparable") is True else [],
         "predictions": predictions,
         "pairs": pairs,
+        "unit": str(comparison.get("unit") or (min(shared) if len(shared) == 1 else "")),
         "winners": [_winner(row) for row in _mappings(comparison.get("winners"))] if len(pairs) > 1 else [],
         "said": [str(text) for name in ("assumed", "warnings") for text in _list(comparison.get(name))],
     }
@@ -129,7 +134,7 @@ def _prediction(row: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     inside = None
     if span and found["measured_loss"] is not None:
         inside = span[0] <= found["measured_loss"] <= span[1]
-    more = {name: str(row.get(name) or "") for name in ("variant", "stage", "key", "changed")}
+    more = {name: str(row.get(name) or "") for name in ("variant", "stage", "key", "changed", "unit")}
     return {**found, **more, "span": span, "inside": inside, "href": _href(row, names), "page": _map(row.get("maker"))}
 
 
@@ -239,7 +244,7 @@ def _pair(row: Mapping[str, Any]) -> dict[str, Any] | None:
     crossings = [
         {
             "flops": _number(at.get("flops")),
-            "span": at.get("ci95"),
+            "span": at.get("ci95") if any(_list(at.get("ci95"))) else None,
             "share": _number(at.get("share")),
             "before": at.get("before"),
             "after": at.get("after"),

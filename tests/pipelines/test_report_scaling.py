@@ -51,6 +51,18 @@ def test_the_page_shows_fits_predictions_and_pairs() -> None:
     assert 'id="scaling"' not in render(sample_view())
 
 
+def test_losses_in_tables_have_their_unit() -> None:
+    view = scaling_view()
+    for sweep in view["scaling"]:
+        sweep["unit"] = "bits per byte"
+    text = section(render(view))
+    assert text.count('</b><br><span class="soft">bits per byte</span></td>') == 2  # measured, of each prediction
+    assert text.count('<th class="num">Loss, bits per byte</th>') == 2
+    assert "(losses in bits per byte)" in text and '<span class="soft">(bits per byte)</span>' in text
+    view["scaling"][0]["unit"] = "nats per label"
+    assert "(losses in" not in render(view)
+
+
 def test_each_point_links_to_its_run_in_mlflow_else_to_its_row() -> None:
     view = scaling_view()
     text = render(view)
@@ -151,6 +163,8 @@ def test_marks_lie_where_their_values_are() -> None:
     assert not frame.dot(1e17, 3, "g0", "beyond") and not frame.dot(0, 3, "g0", "no logarithm")
     cut = re.findall(r"([\d.]+),([\d.]+)", frame.band([(1e12, -5, 9), (1e16, -5, 9)], "area"))
     assert {float(up) for _, up in cut} == {top, foot}
+    heights = [float(re.findall(r' y="([\d.]+)"', frame.note(1e14, v, "3.4, +1 %"))[0]) for v in (y.high, y.low)]
+    assert heights == [pytest.approx(top + 20), pytest.approx(foot + 4)]  # not on the words of the axis
 
 
 @pytest.mark.parametrize(
@@ -180,6 +194,7 @@ def test_numbers_of_decades() -> None:
         numbers.interval([-5e-29, 0.744]) == "0 to 0.744"
         and numbers.interval([0.5, 0.6], decimals=3) == "0.500 to 0.600"
     )
+    assert numbers.interval([1123.4, 9004.2]) == "1,120 to 9,000"
     assert numbers.interval(None) == "–" == numbers.interval([1, math.nan])
     assert (
         numbers.flops_interval([3e18, None]) == "from 3e18" and numbers.flops_interval([1e18, 2e19]) == "1e18 to 2e19"
