@@ -179,8 +179,8 @@ class Tracker:
             values = sum(len(buffer.pending.points) for buffer in waiting)
             self._warn(
                 f"tracking at {redact(self.uri or '')} is incomplete: {len(waiting)} runs with {values} metric values "
-                f"were not written ({self._failing or 'no time left'}). The artifacts and the report are whole; "
-                "run the same command again when the tracker is back to set the statuses right."
+                f"were not written ({self._failing or 'no time left'}). All else is whole; "
+                "run the same command again when the tracker is back."
             )
             return False
         return True

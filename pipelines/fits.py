@@ -134,7 +134,11 @@ def track(
     result: Mapping[str, Any],
     pictures: Sequence[tuple[str, bytes]],
 ) -> str:
-    """One finished MLflow run: settings, the data sets, estimates as metrics, pictures; its run id."""
+    """One finished MLflow run: settings, the data sets, estimates as metrics, pictures.
+
+    Returns:
+        Its run id; empty where it could not be written.
+    """
     first = next(iter(variants.values()))
     name = Path(first.source).stem or "fit"
     sources = dict.fromkeys(points.source for points in variants.values())
@@ -157,8 +161,8 @@ def track(
     for file, data in pictures:
         tracker.artifact((f"plots/{file}", data))
     tracker.end_run("FINISHED", {**metrics(result), **comparison_metrics(result)})
-    tracker.close(timeout=300)  # a new database takes MLflow long on a busy machine
-    return str(tracker.run.known_run_id)
+    whole = tracker.close(timeout=300)  # a new database takes MLflow long on a busy machine
+    return str(tracker.run.known_run_id) if whole else ""
 
 
 def metrics(result: Mapping[str, Any]) -> dict[str, float]:

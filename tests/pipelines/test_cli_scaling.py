@@ -132,6 +132,12 @@ def test_fit_for_a_person(command: Any, csv: Path) -> None:
     assert "alpha" in done.stdout and "starts at the optimum" in done.stdout and "approach_1" not in done.stdout
 
 
+def test_a_run_that_could_not_be_written_is_not_named(command: Any, csv: Path) -> None:
+    done = command("fit", csv.name, *NAMES, "--approach", "3", "--bootstrap", "0", "--store", "/proc/no-such-folder")
+    assert done.returncode == 0 and "alpha" in done.stdout and "is incomplete" in done.stderr, done.stderr
+    assert "MLflow run" not in done.stdout
+
+
 def test_losses_are_told_with_their_unit(command: Any, two: Path, tmp_path: Path) -> None:
     words = (*NAMES, "--approach", "3", "--bootstrap", "0", "--tracking", "off")
     assert command("fit", "post.csv", *words).stdout.splitlines()[0].endswith(" FLOPs, losses in bits per byte")
