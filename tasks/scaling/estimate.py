@@ -153,6 +153,11 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
     best = int(np.argmin(ends.objective))
     theta, objective = ends.theta[best], float(ends.objective[best])
     values = {name: float(v[0]) for name, v in form.named(theta[None]).items()}
+    if beyond := [name for name, value in values.items() if not np.isfinite(value)]:
+        raise NotIdentified(
+            f"{' and '.join(beyond)} is beyond any number: the loss hardly falls with what it stands for",
+            "measure a wider range, or fit a form with an irreducible loss: approach 3",
+        )
     near = ends.objective <= objective * (1 + AGREE) + 1e-15
     warnings = list(_agreement(form, points, ends.theta[near], near, ends.converged[best]))
     for name in ("alpha", "beta", "eta", "alpha_N", "alpha_D", "alpha_C"):
@@ -185,7 +190,9 @@ def estimate(form: Form, points: Points, *, bootstrap: int = 4000, seed: int = 0
         if bootstrap:
             warnings.append("too few resamples decide the parameters: errors and intervals are asymptotic")
         se = _sandwich(form, theta, None if once is None else once[0], delta)
+        se = {name: error for name, error in se.items() if np.isfinite(error)}
         ci = {name: _normal(name, values[name], error) for name, error in se.items()}
+        ci = {name: pair for name, pair in ci.items() if np.isfinite(pair).all()}  # a limit beyond any number is none
     predicted = np.exp(form.model.predict(theta[None])[0])
     warnings += _doubts(form, points, theta, values, ci)
     diagnostics = {
@@ -257,8 +264,8 @@ def _theta_names(form: Form) -> list[str]:
 def _normal(name: str, value: float, error: float) -> tuple[float, float]:
     """95 % of a normal estimate; of a prefactor, which is never negative, by its logarithm."""
     if name[-2:] == "_c" or name in ("E", "A", "B", "a", "b"):
-        wide = np.exp(min(1.96 * error / max(value, 1e-300), 700.0))
-        return float(value / wide), float(value * wide)
+        wide = float(np.exp(min(1.96 * error / max(value, 1e-300), 700.0)))
+        return value / wide, value * wide
     return value - 1.96 * error, value + 1.96 * error
 
 

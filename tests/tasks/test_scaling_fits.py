@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,22 @@ def test_few_points_get_asymptotic_intervals() -> None:
     fit = one(scatter(6, 0), "approach_3", bootstrap=50)
     assert set(fit.se) == set(fit.ci95) == {*TRUE, "exponent_N", "exponent_D"}
     assert any("asymptotic" in w for w in fit.warnings) and any("6 points for 5 parameters" in w for w in fit.warnings)
+
+
+def test_what_is_beyond_any_number_is_not_printed() -> None:
+    """Losses that hardly fall: N_c = N·L^(1/α) is no float for α = 0.001; JSON has no infinity."""
+    params, tokens = np.geomspace(1e7, 1e9, 8), np.geomspace(1e9, 1e10, 8) ** 1.1
+    flat = points_of(3 * params**-0.001, params=params, tokens=tokens)
+    with pytest.raises(NotIdentified, match="N_c is beyond any number"):
+        one(flat, "kaplan_N", bootstrap=0)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        few = points_of(np.exp(rng.uniform(0, 3, 8)), params=rng.permutation(params), tokens=rng.permutation(tokens))
+        try:
+            fit = one(few, "kaplan_ND", bootstrap=0)
+        except NotIdentified:
+            continue
+        json.dumps(fit.as_json(), allow_nan=False, default=float)
 
 
 def test_starts_that_disagree_at_one_objective_are_refused() -> None:
