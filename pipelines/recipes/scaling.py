@@ -119,6 +119,18 @@ SHORT: dict[str, dict[str, Any]] = {
 """Families that are swept over one decade: with less compute an encoder-decoder hardly reads its encoder."""
 
 
+BY_LADDER = {
+    **dict.fromkeys(("steps", "tokens", "flops", "wall_minutes"), "set ladder.smallest_flops and ladder.largest_flops"),
+    "batch_size": "set ladder.batch_tokens",
+    "peak_lr": "set ladder.lr",
+    "decay_share": "set ladder.decay_share",
+    "seed": "set seed",
+    "schedule": "leave it out: under WSD the lengths of one size share their steps",
+    "warmup_steps": "leave it out: it is the same for every length",
+}
+"""Fields of the loop that follow from a run's size and line, and what to do instead."""
+
+
 class VariantSettings(Config):
     """One sweep: a family, and what is other than the recipe's own sections."""
 
@@ -248,6 +260,11 @@ def scaling(c: ScalingConfig) -> Pipeline:
 
 
 def _sweep(c: ScalingConfig, name: str, settings: VariantSettings, parts: Any) -> Swept:
+    for field in (*sorted(c.pretrain.model_fields_set), *settings.pretrain):
+        if field in BY_LADDER:
+            raise BadConfig(f"pretrain.{field}: the rules of the sweep set it for each run", BY_LADDER[field])
+    if "width" in settings.model:
+        raise BadConfig("model.width: a sweep is of several widths", "set ladder.widths")
     family = FAMILIES[settings.family]
     objective = _objective(family["objective"], settings.objective)
     tokenizer_fields = {**given(c.tokenizer), **family["tokenizer"], **settings.tokenizer}

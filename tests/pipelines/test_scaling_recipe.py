@@ -66,11 +66,13 @@ def test_variants_differ_in_what_they_say(tmp_path):
         "variants.m40.family=encoder",
         "variants.m40.objective.mask_rate=0.4",
         "variants.m40.ladder.aspect=16",
+        "variants.m40.pretrain.clip_norm=0.5",
         "judge.kind=mlm",
     )
     first, second = stages["m15-w48-c5"], stages["m40-w48-c5"]
     assert (first.model.layers, second.model.layers) == (2, 3)
     assert second.examples.objective.mask_rate == 0.4
+    assert (first.loop.clip_norm, second.loop.clip_norm) == (1.0, 0.5)
     assert first.judge.objective.mask_rate == second.judge.objective.mask_rate == 0.15
     assert stages["comparison"].comparable
     assert not planned(tmp_path, "families=[decoder,prefix-lm]")["comparison"].comparable
@@ -106,6 +108,10 @@ def test_losses_are_compared_where_they_are_of_one_kind(tmp_path):
             ["families=[decoder]", "ladder.widths=[32,40]", "ladder.largest_flops=2e11", "ladder.spread=8"],
             "sizes 2, lines 5, expected at least 3 sizes",
         ),
+        (["pretrain.batch_size=8"], "pretrain.batch_size: the rules of the sweep.*\n.*ladder.batch_tokens"),
+        (["pretrain.steps=10"], "pretrain.steps: the rules of the sweep set it for each run"),
+        (["variants.a.pretrain.peak_lr=1e-3"], "variant a: pretrain.peak_lr: the rules.*\n.*ladder.lr"),
+        (["variants.a.model.width=64"], "variant a: model.width: a sweep is of several widths"),
         (["families=[decoder]", "ladder.lines=1", "ladder.smallest_flops=2e11"], "lines 1, expected at least 2 lines"),
     ],
 )
