@@ -35,6 +35,8 @@ FEWEST_RUNS = 6
 """One more than L(N, D) = E + A/N^α + B/D^β has parameters."""
 FEWEST_SIZES = 3
 FEWEST_LINES = 2
+FRESH_EPOCHS = 4
+"""Text seen so often is still worth about as much as new one (Muennighoff et al. 2023)."""
 
 
 class Ladder(Config):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import BadData
+from tasks.scaling.ladder import FRESH_EPOCHS
 from tasks.scaling.slots import Slots
 
 NUMBERS = ("params", "tokens", "flops", "loss", "unique_tokens")
@@ -135,6 +136,11 @@ def checked_points(
         run=run, unit=unit, flops_given=given, source=source, digest=digest,
     )  # fmt: skip
     points, more = _once(points)
+    if points.unique_tokens is not None and (often := int((points.tokens > FRESH_EPOCHS * points.unique_tokens).sum())):
+        told.append(
+            f"{often} of {len(points)} runs saw their text more than {FRESH_EPOCHS} times: the data-constrained form "
+            "alone knows repeated tokens from new ones"
+        )
     return replace(points, warnings=(*told, *more))
 
 

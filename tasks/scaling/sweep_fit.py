@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from cluster.errors import BadConfig, BadData
 from tasks.base import Artifact, Context, Model, Task
-from tasks.scaling.ladder import FEWEST_RUNS, Ladder, nearest_width
+from tasks.scaling.ladder import FEWEST_RUNS, FRESH_EPOCHS, Ladder, nearest_width
 
 Measure = Literal["validation_loss", "validation_bits_per_byte"]
 UNITS = {"validation_loss": "nats per label", "validation_bits_per_byte": "bits per byte"}
@@ -26,8 +26,6 @@ COUNTS = {"total": "all parameters", "non_embedding": "parameters without embedd
 """How a law says what its N counts (`tasks.scaling.laws.Law.counts`)."""
 LAWS = ("3", "2", "1")
 """Approaches that can say a next run; the first of those that know the optimum's exponent equally well does."""
-FRESH_EPOCHS = 4
-"""Text seen so often is still worth about as much as new one (Muennighoff et al. 2023)."""
 
 
 def run_name(variant: str, width: int, line: int) -> str:

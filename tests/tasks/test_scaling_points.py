@@ -97,6 +97,12 @@ def test_mixed_data_sets_are_told_and_chosen_from(tmp_path: Path) -> None:
     assert len(one) == 4 and one.warnings == ()
 
 
+def test_text_that_was_seen_often_is_told(tmp_path: Path) -> None:
+    rows = [f"{1e8 * (i + 1)},2e9,{2e9 / epochs},{3 + 0.1 * i}" for i, epochs in enumerate((1, 4, 5, 20))]
+    (told,) = read_points(write(tmp_path, ["params,tokens,unique_tokens,loss", *rows])).warnings
+    assert "2 of 4 runs saw their text more than 4 times: the data-constrained form alone" in told
+
+
 def test_a_column_tells_variants_apart(tmp_path: Path) -> None:
     rows = [f"{rate},{1e8 * (i + 1)},2e9,{3 + 0.1 * i}" for rate in ("0.4", "0.15", "*") for i in range(4)]
     path = write(tmp_path, ["rate,params,tokens,loss", *rows])
