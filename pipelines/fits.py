@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,8 +81,9 @@ def pictures_of(fitted: Mapping[str, Any], result: Mapping[str, Any]) -> list[tu
     from tasks.scaling.variants import laws_of
 
     drawn = []
+    safe = _safe(fitted)
     for name, each in fitted.items():
-        folder = f"{_safe(name)}/" if len(fitted) > 1 else ""
+        folder = f"{safe[name]}/" if len(fitted) > 1 else ""
         drawn += [(folder + file, data) for file, data in pictures(each.points, each.found)]
     compared = result.get("comparison", {}).get("approach_3")
     if compared and compared["winners"]:
@@ -91,9 +92,18 @@ def pictures_of(fitted: Mapping[str, Any], result: Mapping[str, Any]) -> list[tu
     return drawn
 
 
-def _safe(name: str) -> str:
-    """A variant's name as a folder's, and in a metric."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "variant"
+def _safe(names: Iterable[str]) -> dict[str, str]:
+    """Variants' names as those of folders, and in metrics; `+5` and `5` stay two."""
+    out: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "_", name).strip("._") or "variant"
+        taken, number = {each.lower() for each in out.values()}, 1
+        safe = plain
+        while safe.lower() in taken:
+            number += 1
+            safe = f"{plain}-{number}"
+        out[name] = safe
+    return out
 
 
 def write_folder(folder: Path, result: Mapping[str, Any], pictures: Sequence[tuple[str, bytes]]) -> None:
@@ -181,11 +191,12 @@ def metrics(result: Mapping[str, Any]) -> dict[str, float]:
 def comparison_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """{variant.fit.parameter: value} of each variant, and {comparison.fit.A.B.what: value} with the limits."""
     out: dict[str, float] = {}
+    safe = _safe(result.get("variants", {}))
     for name, part in result.get("variants", {}).items():
-        out |= {f"{_safe(name)}.{key}": value for key, value in metrics(part).items()}
+        out |= {f"{safe[name]}.{key}": value for key, value in metrics(part).items()}
     for approach, found in result.get("comparison", {}).items():
         for pair in found["pairs"]:
-            head = f"comparison.{approach}.{_safe(pair['a'])}.{_safe(pair['b'])}"
+            head = f"comparison.{approach}.{safe[pair['a']]}.{safe[pair['b']]}"
             rows = [(f"{key}.difference", row) for key, row in pair["exponents"].items()]
             # no + in the name of a metric
             rows += [(f"loss.difference.{row['flops']:.3g}".replace("+", ""), row) for row in pair["losses"]]
@@ -195,5 +206,5 @@ def comparison_metrics(result: Mapping[str, Any]) -> dict[str, float]:
                     out |= {f"{head}.{key}.low": row["ci95"][0], f"{head}.{key}.high": row["ci95"][1]}
             for cross in (pair["crossover"] or {"found": ()})["found"]:
                 if cross["flops"]:
-                    out[f"{head}.crossover.{_safe(cross['after'])}"] = cross["flops"]
+                    out[f"{head}.crossover.{safe[cross['after']]}"] = cross["flops"]
     return out

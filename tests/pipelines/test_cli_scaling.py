@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.display_scaling import short, sweep_lines
+from pipelines.fits import comparison_metrics
 from tasks.scaling.laws import read_law
 from tasks.scaling.published import LAWS
 from tests.tasks.scaling_data import EXPONENT_N, TRUE, isoflops
@@ -146,6 +147,17 @@ def test_losses_are_told_with_their_unit(command: Any, two: Path, tmp_path: Path
     (tmp_path / "fit.json").write_text(fit)
     planned = command("budget", "--flops", "1e21", "--fit", "fit.json")
     assert " bits per byte\n" in planned.stdout, planned.stderr
+
+
+def test_variants_of_like_names_keep_their_own_metrics() -> None:
+    fit = {"objective": 1.0, "ci95": {}}
+    parts = {name: {"approach_3": {"params": {"E": e}, **fit}} for name, e in (("5 %", 1.0), ("+5%", 2.0), ("5", 3.0))}
+    found = comparison_metrics({"variants": parts})
+    assert {name: e for name, e in found.items() if name.endswith(".E")} == {
+        "5.approach_3.E": 1.0,
+        "5-2.approach_3.E": 2.0,
+        "5-3.approach_3.E": 3.0,
+    }
 
 
 def test_counts_are_rounded_before_their_unit_is_chosen() -> None:
