@@ -160,7 +160,9 @@ def budget(
     architecture: Annotated[
         str,
         typer.Option(
-            "--architecture", metavar="NAME", help="Of the nearest preset: encoder, decoder, encoder-decoder."
+            "--architecture",
+            metavar="NAME",
+            help="Of the nearest preset: encoder, decoder, encoder-decoder, prefix-lm.",
         ),
     ] = "decoder",
     table: Annotated[

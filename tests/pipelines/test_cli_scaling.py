@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pipelines.cli import main
 from pipelines.display_scaling import short, sweep_lines
 from pipelines.fits import comparison_metrics
 from tasks.scaling.laws import read_law
-from tasks.scaling.published import LAWS
+from tasks.scaling.published import LAWS, published
 from tests.tasks.scaling_data import EXPONENT_N, TRUE, isoflops
 
 
@@ -192,6 +193,14 @@ def test_budget_for_a_person(command: Any, tmp_path: Path) -> None:
     assert priced.stdout.splitlines()[0] == "1e+21 FLOPs"
     table = command("budget", "--table", "--law", "chinchilla").stdout
     assert "Gopher" in table and "63.5B / 1.32T" in table
+
+
+def test_the_table_of_laws_in_the_documentation_is_what_they_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)`.* \| (\S+) on (\S+)(?: tokens)? \|$", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(LAWS) and "at 5.76e23 FLOPs" in text
+    for name, params, tokens in rows:
+        assert (params, tokens) == tuple(map(short, published(name).optimum(5.76e23))), name
 
 
 @pytest.mark.parametrize(
