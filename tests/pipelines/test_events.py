@@ -80,6 +80,7 @@ def test_a_stage_ends_when_its_last_events_have_arrived(ray_here: Any, monkeypat
         return {"ok": True}
 
     monkeypatch.setattr("pipelines.pool.execute", execute)
+    monkeypatch.setattr("cluster.connect.see_own_gpus", lambda: None)  # of a Ray task; here it is this process's
     hub = ray_here.remote(num_cpus=0)(Slow).remote()
     assert _stage(b"yes", hub) == {"ok": True}
     assert ray_here.get(hub.arrived.remote()) == [{"type": "metric", "last": "yes"}]
