@@ -48,7 +48,7 @@ class Evaluate(Task):
                 f"evaluate: split {self.split!r} is not in task {facts['task']!r}", f"it has {', '.join(splits)}"
             )
         encoder = Encoder(trained, head["length_tokens"])
-        network = _load(trained, head)
+        network = _load(trained, head).to("cuda" if ctx.runtime.gpus else "cpu")
         values: dict[str, dict[str, float]] = {}
         for done, split in enumerate(sorted(splits, key=lambda s: s == self.split)):
             rows = read_rows(data / f"{split}.parquet")
@@ -80,9 +80,13 @@ class Evaluate(Task):
 def predict(
     network: Any, head: Mapping[str, Any], encoder: Encoder, rows: Sequence[Row], batch_size: int, threads: int = 1
 ) -> list[Any]:
-    """One prediction a row, in order: class number, score, or answer text. Batches are sorted by length."""
+    """One prediction a row, in order: class number, score, or answer text. Batches are sorted by length.
+
+    It computes where the network is.
+    """
     import torch
 
+    from modeling.step import to_device
     from tasks.downstream.encode import best_span, collate, span_text
 
     kind = head["kind"]
@@ -92,6 +96,7 @@ def predict(
     order = sorted(range(len(features)), key=lambda i: (len(features[i].ids), i))
     found: list[Any] = [None] * len(rows)
     best = [float("-inf")] * len(rows)
+    device = next(network.parameters()).device
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, threads))
     try:
@@ -99,7 +104,7 @@ def predict(
         for low in range(0, len(order), batch_size):
             part = [features[i] for i in order[low : low + batch_size]]
             arrays = collate(part, kind, encoder.pad, getattr(network.config, "token_types", 0) > 1)
-            batch = {name: torch.from_numpy(value) for name, value in arrays.items()}
+            batch = {name: to_device(torch.from_numpy(value), device) for name, value in arrays.items()}
             with torch.inference_mode():
                 if kind != "span":
                     for feature, value in zip(part, network.predict(batch).tolist(), strict=True):
@@ -107,7 +112,7 @@ def predict(
                             value * head["label_std"] + head["label_mean"] if "label_std" in head else value
                         )
                     continue
-                starts, ends = (logits.numpy() for logits in network.logits(batch))
+                starts, ends = (logits.cpu().numpy() for logits in network.logits(batch))
             for feature, start, end in zip(part, starts, ends, strict=True):
                 score, first, last = best_span(start, end, head["most_answer_tokens"])
                 if score > best[feature.row]:

@@ -38,6 +38,10 @@ PLACEMENT: dict[str, dict[str, Any]] = {
     "base": {"workers": 1, "gpus": 1, "cpus": 4, "zero_stage": 2},
     "paper": {"workers": 16, "gpus": 1, "cpus": 4, "zero_stage": 2},
 }
+FINETUNE_PLACEMENT: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    **dict.fromkeys(("gpu", "base", "paper"), {"gpus": 1, "cpus": 2}),  # of each task and seed: a machine runs several
+}
 T5_PRETRAINING: dict[str, Any] = {
     "steps": 524_288,
     "batch_size": 128,
@@ -58,7 +62,8 @@ FINETUNE: dict[str, dict[str, Any]] = {
 
 
 def dial(scale: str, **model: Any) -> dict[str, Any]:
-    """The sections `tokenizer`, `examples`, `model`, `pretrain`, `finetune` and `placement` of a scale but `paper`.
+    """The sections `tokenizer`, `examples`, `model`, `pretrain`, `finetune`, `placement` and `finetune_placement` of
+    a scale but `paper`.
 
     Args:
         model: further fields of the model's section, over the modern preset's: its architecture, say.
@@ -87,6 +92,7 @@ def dial(scale: str, **model: Any) -> dict[str, Any]:
         },
         "finetune": {**FINETUNE[scale], "length_tokens": min(128, length)},
         "placement": PLACEMENT[scale],
+        "finetune_placement": FINETUNE_PLACEMENT[scale],
     }
 
 
@@ -116,6 +122,7 @@ def paper(model: dict[str, Any], **sections: Any) -> dict[str, Any]:
     return {
         "finetune": FINETUNE["paper"],
         "placement": PLACEMENT["paper"],
+        "finetune_placement": FINETUNE_PLACEMENT["paper"],
         "model": model,
         **sections,
         "pretrain": {"precision": "bf16", **sections.get("pretrain", {})},

@@ -33,6 +33,9 @@ from modeling.kernels import rms_norm  # noqa: E402
 from modeling.precision import autocast  # noqa: E402
 from modeling.schedule import LoopConfig  # noqa: E402
 from modeling.word_vectors import ContinuousBagOfWords, GloVe, SkipGram  # noqa: E402
+from tasks.downstream.encode import Feature  # noqa: E402
+from tasks.downstream.spec import Row  # noqa: E402
+from tasks.evaluate import predict  # noqa: E402
 
 B, L, T, V = 3, 32, 16, 200
 SMALL: dict[str, Any] = {"layers": 2, "width": 32, "heads": 2, "ff_width": 48, "vocab_size": V, "dropout": 0.0}
@@ -218,9 +221,30 @@ def settings() -> dict[str, Any]:
     return {"modes": [during, kept, torch.get_deterministic_debug_mode()], "finite": loss == loss}
 
 
+def predictions() -> dict[str, bool]:
+    """Whether a fine-tuned model says the same of its rows on a GPU: labels, of pairs in both orders, and spans."""
+    span = tuple((i, i + 1) for i in range(4))
+    ids = [list(range(5 + 30 * n, 15 + 31 * n)) for n in range(5)]
+    features = [Feature(n, ids[n], 6, first=7, spans=span, turned=tuple(reversed(ids[n]))) for n in range(5)]
+    encoder: Any = SimpleNamespace(texts=lambda rows, both: features, spans=lambda rows, training: features, pad=0)
+    rows = [Row(str(n), "question", "a text of its own", label=0.0) for n in range(5)]
+    torch.inference_mode = torch.no_grad  # the pretended GPU's tensors are of a kind that cannot be without a version
+    torch.manual_seed(0)
+    config = small("gpt2-124M", init_std=0.3, max_length=L)
+    found = {}
+    for kind, network in (("classification", SequenceClassifier(config, 3, "last")), ("span", SpanExtractor(config))):
+        head = {"kind": kind, "most_answer_tokens": 3, "both_orders": True}
+        expected = predict(network, head, encoder, rows, 2)
+        with gpu:
+            on_device = predict(network.to("cuda"), head, encoder, rows, 2)
+        found[kind] = on_device == expected and len(set(expected)) > 1
+    return found
+
+
 found = {
     f"{name}, {precision}": compared(make, batch, precision)
     for name, (make, batch) in cases().items()
     for precision in ("fp32", "bf16")
 }
-print(json.dumps({"cases": found, "chunks": chunks(), "norms": norms(), "step": stepped(), "settings": settings()}))
+seen = {"cases": found, "chunks": chunks(), "norms": norms(), "step": stepped(), "predictions": predictions()}
+print(json.dumps({**seen, "settings": settings()}))

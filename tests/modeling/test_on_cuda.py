@@ -57,6 +57,10 @@ def test_a_step_waits_for_places_loss_and_norm_alone(seen: dict[str, Any]) -> No
     assert seen["step"] == ["aten.nonzero.default", "tolist", "aten._local_scalar_dense.default"]
 
 
+def test_predictions_are_made_where_the_model_is(seen: dict[str, Any]) -> None:
+    assert seen["predictions"] == {"classification": True, "span": True}
+
+
 def test_kernels_are_deterministic_while_a_model_trains(seen: dict[str, Any]) -> None:
     """With warnings only (1), attention's backward pass would not be."""
     assert seen["settings"] == {"modes": [2, 2, 0], "finite": True}

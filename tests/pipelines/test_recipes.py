@@ -40,6 +40,7 @@ def test_every_scale_is_a_pipeline(name: str, scale: str) -> None:
     config = resolve(recipe, ["corpus=installed-docs", f"scale={scale}"])
     names = [task.stage or task.name for task in recipe.build(config).roots()]
     assert "pretrain" in names and config.pretrain.peak_lr > 0
+    assert bool(config.placement.gpus) == bool(config.finetune_placement.gpus) == (scale != "cpu")
 
 
 @pytest.mark.parametrize("name", [*PRETRAINING, "quickstart"])
