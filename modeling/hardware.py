@@ -88,7 +88,7 @@ def gpu_of_device(device_name: str) -> Gpu | None:
 def processor_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this machine's processor multiplies bf16: AMX, AVX512-BF16, or Arm's; False where Linux does not say.
 
-    Without such instructions a product in bf16 takes 4 to 90 times as long as in fp32.
+    Without such instructions a product in bf16 took 4 to 90 times as long as in fp32 (docs/log.md).
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

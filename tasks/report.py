@@ -236,8 +236,14 @@ def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def loss_shown(row: Mapping[str, Any]) -> str:
     """The loss of a row of pretraining; of one that is none of held-out tokens, what it is of."""
-    remarks = [*["of pairs"] * (row["objective"] in WORD_VECTORS), *["in training"] * (row.get("measure") == "loss")]
+    remarks = loss_remarks(row)
     return f"{row['loss']:.3f}" + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def loss_remarks(row: Mapping[str, Any]) -> list[str]:
+    """What keeps a row's loss from standing beside an n-gram model's; nothing for one of held-out tokens."""
+    pairs = ["of pairs"] if row.get("objective") in WORD_VECTORS else []
+    return [*pairs, "in training"] if row.get("measure") == "loss" else pairs
 
 
 def _side(side: Mapping[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ from pipelines.report import curves, dag_svg, engine, numbers, watched
 from pipelines.report.data import data_section
 from pipelines.report.scaling import headline, scaling_section
 from pipelines.report.view import View
+from tasks.report import loss_remarks
 
 STATE_WORDS = {
     "done": "done",
@@ -52,7 +53,9 @@ def render(view: View | Mapping[str, Any]) -> str:
         "held_up": counts["skipped"] + counts["pending"],
         "outcome": _outcome(run, counts, results, headline(scaling)),
         "results": results,
-        "pretraining": [row for row in _list(view.get("pretraining")) if isinstance(row, Mapping)],
+        "pretraining": [
+            {**row, "remarks": loss_remarks(row)} for row in _list(view.get("pretraining")) if isinstance(row, Mapping)
+        ],
         "scaling": scaling,
         "graph": dag_svg.graph(stages),
         "timeline": dag_svg.timeline(stages, run.get("seconds")),
