@@ -249,6 +249,12 @@ def test_pretraining_stands_beside_its_baselines() -> None:
     page = render(sample_view())
     for cell in ("mlm", "encoder", "920,000", "5.12 M", "3.351", "5.970", "4.100", "3-gram"):
         assert cell in page[page.index('id="pretraining"') : page.index('id="graph"')], cell
+    view = sample_view()
+    for objective, measure, said in (("skip-gram", "validation_loss", ["of pairs"]), ("mlm", "loss", ["in training"])):
+        row = {**view["pretraining"][0], "objective": objective, "measure": measure}
+        page = render({**view, "pretraining": [row]})
+        part = page[page.index('id="pretraining"') : page.index('id="graph"')]
+        assert [remark for remark in ("of pairs", "in training") if remark in part] == said
     without = {name: value for name, value in sample_view().items() if name != "pretraining"}
     assert 'id="pretraining"' not in render(without)
 
