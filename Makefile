@@ -21,6 +21,7 @@ FIRST_IMPORTS := import mlflow.server, ray.data, ray.train, s3fs, gcsfs, scipy.s
 WITH_BIN := PATH="$(abspath $(BIN)):$$PATH"
 PYTEST := $(WITH_BIN) $(BIN)/python -m pytest
 # Two workers, whole files to each, so that a module's Ray cluster or server starts once.
+# None is started anew when it dies: pytest-xdist would lose tests of its file and wait for them for ever.
 WORKERS ?= 2
 ARGS ?=
 
@@ -82,7 +83,7 @@ run: env
 	$(WITH_BIN) $(BIN)/triptych run quickstart $(ARGS)
 
 test: env
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "not soak" $(ARGS)
 
 soak: env
 	$(PYTEST) -m soak --timeout 3600 $(ARGS)

@@ -6,7 +6,13 @@ the processes which tests start (the command line, Ray's workers, gloo ranks) in
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 # A developer's own settings must not decide what a test sees.
 for name in list(os.environ):
@@ -29,7 +35,25 @@ os.environ.update(
     TERM="dumb",
     MPLBACKEND="Agg",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
+    # Ray ends a process that has not reached its cluster for a minute, without a word; a machine can stand still.
+    RAY_gcs_rpc_server_reconnect_timeout_s="300",
     # Figures and messages that do not depend on where the machine stands.
     TZ="UTC",
     LC_ALL="C.UTF-8",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_is_given_back() -> Iterator[None]:
+    """Training keeps freed memory for its next step; over three thousand tests that is gigabytes."""
+    yield
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """How a test process ended that is gone in the middle of a test: -9 is a kill, -11 a crash, 1 Ray's own exit."""
+    if error:
+        code = node.gateway._io.popen.wait(30)
+        print(f"\n{node.gateway.id} ended with exit code {code}", flush=True)
