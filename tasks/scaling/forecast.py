@@ -2,10 +2,11 @@
 
 A form that fits all points may still bend the wrong way beyond them: E + A/N^α + B/D^β puts its floor where the data
 end, Kaplan's L(N, D) has none. Which is nearer at this scale is asked of the data: each is fitted without the largest
-budget and foretells it, and its weight is the inverse of its mean squared log error there (Bates and Granger 1969,
-doi:10.1057/jors.1969.103). The forecast is the weighted geometric mean; its interval is that of the forms' bootstrap
-draws, mixed by weight, so that it also holds what the forms disagree on. Only points of the sweep are looked at, so
-what is foretold next is no hindsight.
+budget and foretells it, and its weight is the inverse of its root mean square log error there. That is half way
+between equal weights and the inverse squares of Bates and Granger (1969, doi:10.1057/jors.1969.103), which believe a
+handful of points too much: what a form gets right on one line it need not on the next (docs/log.md). The forecast is
+the weighted geometric mean; its interval is that of the forms' bootstrap draws, mixed by weight, so that it also
+holds what the forms disagree on. Only points of the sweep are looked at, so what is foretold next is no hindsight.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def forecast(points: Points, N: float, D: float, *, bootstrap: int = 4000, seed:
 
 def _weights(errors: Mapping[str, float | None]) -> dict[str, float]:
     """Shares of the forms, from their root mean square errors."""
-    inverse = {name: 0.0 if error is None else max(error, LEAST_ERROR) ** -2 for name, error in errors.items()}
+    inverse = {name: 0.0 if error is None else 1 / max(error, LEAST_ERROR) for name, error in errors.items()}
     total = sum(inverse.values())
     if not total:
         return {name: float(place == 0) for place, name in enumerate(errors)}
