@@ -4,9 +4,10 @@
                                    ├─ w64-c1 ─ w64-c2 ─ …
                                    └─ …        all of them ─ scaling (the fits) ─ next (8 × the compute) ─ comparison
 
-A *variant* is a family (decoder with a causal objective, encoder with MLM, encoder-decoder with span corruption, prefix
-LM) with settings of its own; by default the three architectures. `variants.NAME.…` sweeps others instead: a depth, a
-masking rate, a vocabulary, a dropout; the comparison says which wins at a larger scale, and where they cross.
+A *variant* is a family (decoder with a causal objective, encoder with MLM, encoder-decoder with span corruption, or at
+`scale=cpu` with T5's LM objective, prefix LM) with settings of its own; by default the three architectures.
+`variants.NAME.…` sweeps others instead: a depth, a masking rate, a vocabulary, a dropout; the comparison says which
+wins at a larger scale, and where they cross.
 
     triptych run scaling corpus=… families=[decoder]
     triptych run scaling corpus=… variants.deep.ladder.aspect=16 variants.wide.ladder.aspect=64
@@ -15,8 +16,8 @@ masking rate, a vocabulary, a dropout; the comparison says which wins at a large
 
 Sizes, lines, batch, learning rate: `tasks.scaling.ladder`. When it ends: `tasks.scaling.stopping`.
 
-`cpu`: two decades of compute for decoder and encoder, one for the others. `gpu`: from
-1e15 FLOPs on, models of 1 to 30 M parameters. `base`: from 1e17. `paper`: Hoffmann et al.'s lines, 6e18 to 3e21.
+`cpu`: two decades of compute, 2e10 to 2e12 FLOPs. `gpu`: from 1e15 on, models of 1 to 30 M parameters. `base`: from
+1e17. `paper`: Hoffmann et al.'s lines, 6e18 to 3e21.
 """
 
 from __future__ import annotations
@@ -99,6 +100,23 @@ heads begin with the nearest tokens (docs/log.md).
 """
 
 
+OF_SCALE: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {
+        "encoder-decoder": {
+            "model": {"positions": "relative", "relative_init": "near"},
+            "objective": {"kind": "prefix", "least_share": 0.5, "most_share": 0.5},
+        }
+    }
+}
+"""Families that are otherwise at a scale.
+
+With so little compute a decoder does not learn to find its sentinel in what the encoder has read: the losses of span
+corruption are nearly those of a model without an encoder, and foretell nothing of larger ones (three sweeps were 3 to
+7 % off, docs/log.md). An encoder-decoder that models language, as Raffel et al. 2020 (section 3.2) have it, too, needs
+no such place. Rows are cut in their middle, so that none of them is padded.
+"""
+
+
 class Sparse(NamedTuple):
     """How a family with few labels differs from a decoder."""
 
@@ -110,13 +128,9 @@ class Sparse(NamedTuple):
     """So many times the tokens a parameter are expected at the optimum."""
 
 
-SPARSE = {"encoder": Sparse(2, 0.5, 1.5), "encoder-decoder": Sparse(4, 0.5, 3.0)}
-"""Families with a label in six or seven tokens: larger batches cost no loss and less time. Where the minima of IsoFLOP
-lines lay is in docs/log.md."""
-SHORT: dict[str, dict[str, Any]] = {
-    "cpu": dict.fromkeys(("encoder-decoder", "prefix-lm"), {"smallest_flops": 2e11, "largest_flops": 2e12, "lines": 3})
-}
-"""Families that are swept over one decade: with less compute an encoder-decoder hardly reads its encoder."""
+SPARSE = {"encoder": Sparse(2, 0.5, 1.5), "encoder-decoder": Sparse(4, 0.5, 3.0), "prefix": Sparse(2, 0.5, 1.0)}
+"""Families with a label in six or seven tokens, and encoder-decoders with the objective `prefix`, which has one in two:
+larger batches cost no loss and less time. Where the minima of IsoFLOP lines lay is in docs/log.md."""
 
 
 BY_LADDER = {
@@ -265,7 +279,7 @@ def _sweep(c: ScalingConfig, name: str, settings: VariantSettings, parts: Any) -
             raise BadConfig(f"pretrain.{field}: the rules of the sweep set it for each run", BY_LADDER[field])
     if "width" in settings.model:
         raise BadConfig("model.width: a sweep is of several widths", "set ladder.widths")
-    family = FAMILIES[settings.family]
+    family = _family(c.scale, settings)
     objective = _objective(family["objective"], settings.objective)
     tokenizer_fields = {**given(c.tokenizer), **family["tokenizer"], **settings.tokenizer}
     tokenizer = TrainTokenizer(corpus=unweighted(c, parts), **tokenizer_fields)
@@ -273,7 +287,7 @@ def _sweep(c: ScalingConfig, name: str, settings: VariantSettings, parts: Any) -
     fields = {**given(c.examples), **settings.examples}
     examples = MakeExamples(corpus=corpus, tokenizer=tokenizer, objective=objective, **fields)
     judge = MakeExamples(corpus=corpus, tokenizer=tokenizer, objective=c.judge, **fields) if c.judge else None
-    ladder = section(Ladder, {**_fields(c.ladder), **_own_ladder(c, settings), **settings.ladder})
+    ladder = section(Ladder, {**_fields(c.ladder), **_own_ladder(c, settings.family, objective), **settings.ladder})
     block = {**family.get("model", {}), **settings.model}
     length = int(fields["length_tokens"])
     shapes = {width: _shape(ladder, width, settings.family, block, length, objective) for width in ladder.widths}
@@ -312,23 +326,30 @@ def _sweep(c: ScalingConfig, name: str, settings: VariantSettings, parts: Any) -
     return Swept(examples, ladder, planned, runs, fit, check, (judged, repr(tokenizer_fields), length))
 
 
+def _family(scale: str, settings: VariantSettings) -> dict[str, Any]:
+    """What the variant's family is at a scale, where the variant has no other objective."""
+    own = OF_SCALE.get(scale, {}).get(settings.family, {})
+    if settings.objective.get("kind") not in (None, own.get("objective", {}).get("kind")):
+        own = {}
+    return {**FAMILIES[settings.family], **own}
+
+
 def _objective(family: Mapping[str, Any], own: Mapping[str, Any]) -> ObjectiveSettings:
     kind = own.get("kind", family["kind"])
     base = family if kind == family["kind"] else {"kind": kind}
     return parse_objective({**base, **own})
 
 
-def _own_ladder(c: ScalingConfig, settings: VariantSettings) -> Mapping[str, Any]:
+def _own_ladder(c: ScalingConfig, family: str, objective: ObjectiveSettings) -> Mapping[str, Any]:
     """What a family's ladder has for itself, where the variant does not say otherwise."""
-    found: dict[str, Any] = {}
-    if settings.family in SPARSE:
-        own = SPARSE[settings.family]
-        found["batch_tokens"], found["lr"] = own.batch * c.ladder.batch_tokens, own.rate * c.ladder.lr
-        found["tokens_per_param"] = own.tokens_per_param * c.ladder.tokens_per_param
-    said = c.ladder.model_fields_set & {"smallest_flops", "largest_flops", "lines", "layout"}
-    if not (said or c.variants):
-        found |= SHORT.get(c.scale, {}).get(settings.family, {})
-    return found
+    own = SPARSE.get("prefix" if (family, objective.kind) == ("encoder-decoder", "prefix") else family)
+    if own is None:
+        return {}
+    return {
+        "batch_tokens": own.batch * c.ladder.batch_tokens,
+        "lr": own.rate * c.ladder.lr,
+        "tokens_per_param": own.tokens_per_param * c.ladder.tokens_per_param,
+    }
 
 
 def _fields(config: Config) -> dict[str, Any]:

@@ -46,15 +46,35 @@ def test_every_scale_sweeps_twenty_models_over_two_decades(tmp_path, scale):
 
 
 def test_families_with_few_labels_have_larger_batches_at_a_lower_rate(tmp_path):
-    """A label in seven tokens: batches two and four times as large at half of the rate, positions by distance."""
-    stages = planned(tmp_path, "ladder.batch_tokens=1024", "ladder.smallest_flops=2e11", "ladder.lines=3")
+    """A label in two to seven tokens: batches two to four times as large at half of the rate, positions by distance."""
+    words = ("ladder.batch_tokens=1024", "ladder.smallest_flops=2e11", "ladder.lines=3")
+    stages = planned(tmp_path, *words)
     dense, sparse = stages["decoder-w40-c2"], stages["encoder-w40-c2"]  # 81 k parameters each
     assert (dense.loop.batch_size, sparse.loop.batch_size) == (8, 16)
     assert sparse.loop.peak_lr == pytest.approx(dense.loop.peak_lr / 2**0.5, rel=0.01)  # √2 / 2
     two_stacks = stages["encoder-decoder-w40-c2"]
-    assert (two_stacks.loop.batch_size, two_stacks.loop.peak_lr) == (32, dense.loop.peak_lr)  # √4 / 2
-    assert [s.model.positions for s in (dense, sparse, two_stacks)] == ["rotary", "relative", "relative"]
-    assert [s.model.relative_init for s in (dense, sparse, two_stacks)] == ["normal", "near", "normal"]
+    assert (two_stacks.loop.batch_size, two_stacks.loop.peak_lr) == (16, sparse.loop.peak_lr)
+    t5 = ("variants.t5.family=encoder-decoder", "variants.t5.objective.kind=span-corruption")
+    spans = planned(tmp_path, *words, *t5)["t5-w40-c2"]
+    assert (spans.loop.batch_size, spans.loop.peak_lr) == (32, dense.loop.peak_lr)  # √4 / 2
+    assert [s.model.positions for s in (dense, sparse, two_stacks, spans)] == ["rotary", *["relative"] * 3]
+    assert [s.model.relative_init for s in (dense, sparse, two_stacks, spans)] == ["normal", "near", "near", "normal"]
+
+
+def test_an_encoder_decoder_models_language_where_compute_is_least(tmp_path):
+    objectives = {
+        scale: planned(tmp_path, "families=[encoder-decoder]", f"scale={scale}")[
+            "encoder-decoder-next"
+        ].examples.objective
+        for scale in ("cpu", "gpu")
+    }
+    assert (objectives["cpu"].kind, objectives["gpu"].kind) == ("prefix", "span-corruption")
+    assert objectives["cpu"].least_share == objectives["cpu"].most_share == 0.5
+    runs = [name for name in planned(tmp_path) if name.startswith("encoder-decoder-w")]
+    assert len(runs) >= 20 and {name[-2:] for name in runs} == {"c1", "c2", "c3", "c4", "c5"}
+
+
+def test_a_rate_of_batches_said_for_a_variant_is_its_own(tmp_path):
     own = planned(tmp_path, "variants.m.family=encoder", "variants.m.ladder.batch_tokens=1024")
     assert own["m-w40-c4"].loop.batch_size == 8
 
