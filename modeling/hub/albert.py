@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from modeling.architecture import TransformerConfig
 from modeling.hub.bert import BUFFERS, ENCODER, FIELDS, EncoderFamily, embedding_rules, no_types, output_rules
-from modeling.hub.family import FieldPair, HubClass, has_pairs
+from modeling.hub.family import OUTPUT_HEADS, FieldPair, HubClass, has_pairs
 from modeling.hub.mapping import StateMap, layer, stacked
+from modeling.hub.tasks import CLASSIFIER, SPAN, task_rules
 
 _DEFAULTS = {
     "vocab_size": 30_000,
@@ -26,6 +27,8 @@ class Albert(EncoderFamily):
     classes = (
         HubClass("AlbertForMaskedLM", "language-model"),
         HubClass("AlbertForPreTraining", "language-model", pairs="sop"),
+        HubClass("AlbertForSequenceClassification", CLASSIFIER),
+        HubClass("AlbertForQuestionAnswering", SPAN),
         HubClass("AlbertModel", ""),
     )
     fixed: ClassVar[Mapping[str, Any]] = {**ENCODER, "position_offset": 0, "share_layers": True}
@@ -57,10 +60,11 @@ class Albert(EncoderFamily):
         rules += layer(f"{ours}.ff.input", f"{theirs}ffn") + layer(f"{ours}.ff.output", f"{theirs}ffn_output")
         rules += layer(f"{ours}.ff_norm", f"{theirs}full_layer_layer_norm")
         parts: dict[str, Any] = {}
-        if head["name"]:
+        if head["name"] in OUTPUT_HEADS:
             names = ("predictions.dense", "predictions.LayerNorm", "predictions")
             more, parts = output_rules(config, *names, embedding=self.embedding)
             rules += more
+        rules += task_rules(head, "albert.pooler", "classifier")
         if has_pairs(head):
             rules += layer("pair.pooler", "albert.pooler") + layer("pair.classifier", "sop_classifier.classifier")
         left = (*BUFFERS, r"^predictions\.bias$", r"^albert\.pooler\.", r"^sop_classifier\.")

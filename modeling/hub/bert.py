@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018): `BertForMaskedLM`, `BertForPreTraining` with the next-sentence head, `BertModel`.
+"""BERT (Devlin et al. 2018): `BertForMaskedLM`, `BertForPreTraining` with the next-sentence head, `BertModel`, tasks'.
 
 Its layers' names are also RoBERTa's and ELECTRA's.
 """
@@ -12,8 +12,18 @@ from torch import Tensor
 
 from modeling.architecture import TransformerConfig
 from modeling.heads.base import NEVER
-from modeling.hub.family import ACTIVATIONS, Family, FieldPair, HubClass, has_pairs, stack_blocks, vocabulary_rows
+from modeling.hub.family import (
+    ACTIVATIONS,
+    OUTPUT_HEADS,
+    Family,
+    FieldPair,
+    HubClass,
+    has_pairs,
+    stack_blocks,
+    vocabulary_rows,
+)
 from modeling.hub.mapping import Rule, StateMap, layer, rule, stacked
+from modeling.hub.tasks import CLASSIFIER, SPAN, task_limits, task_rules
 
 ENCODER: Mapping[str, Any] = {
     "architecture": "encoder",
@@ -63,6 +73,7 @@ class EncoderFamily(Family):
     def limits(self, values: Mapping[str, Any], head: Mapping[str, Any], roles: Mapping[str, int]) -> Iterator[str]:
         if values["head_size"] * values["heads"] != values["width"]:
             yield f"head_size is {values['head_size']}, expected width / heads = {values['width'] / values['heads']:g}"
+        yield from task_limits(head)
 
     def more_written(self, values: Mapping[str, Any], roles: Mapping[str, int]) -> dict[str, Any]:
         return {
@@ -83,6 +94,8 @@ class Bert(EncoderFamily):
     classes = (
         HubClass("BertForMaskedLM", "language-model"),
         HubClass("BertForPreTraining", "language-model", pairs="nsp"),
+        HubClass("BertForSequenceClassification", CLASSIFIER),
+        HubClass("BertForQuestionAnswering", SPAN),
         HubClass("BertModel", ""),
     )
     fixed: ClassVar[Mapping[str, Any]] = {**ENCODER, "position_offset": 0}
@@ -97,10 +110,11 @@ class Bert(EncoderFamily):
     def state_map(self, config: TransformerConfig, head: Mapping[str, Any]) -> StateMap:
         rules = encoder_rules(config, "bert.")
         parts: dict[str, Any] = {}
-        if head["name"]:
+        if head["name"] in OUTPUT_HEADS:
             names = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions")
             more, parts = output_rules(config, *names, embedding=self.embedding)
             rules += more
+        rules += task_rules(head, "bert.pooler.dense", "classifier")
         if has_pairs(head):
             rules += layer("pair.pooler", "bert.pooler.dense") + layer("pair.classifier", "cls.seq_relationship")
         left = (*BUFFERS, r"^cls\.predictions\.bias$", r"^bert\.pooler\.", r"^cls\.seq_relationship\.")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from modeling.checkpoint import CONFIG, WEIGHTS, load_config, load_head
 from modeling.errors import ConfigError
-from modeling.hub.family import canonical, family_of
+from modeling.hub.family import Family, canonical, family_of
 from modeling.hub.mapping import to_hub
+from modeling.hub.tasks import on_the_tasks_scale, task_head
 from modeling.hub.tokenizer import roles_of, write_tokenizer
 
 GENERATION = "generation_config.json"
@@ -28,7 +30,7 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
 
     Returns:
         {model_type, architecture, files, parameters, left_out}: the latter are tensors of ours that the family has
-        no place for (SpanBERT's boundary head).
+        no place for (SpanBERT's boundary head, a fine-tuned one that reads the mean).
 
     Raises:
         ConfigError: `to` exists and is not empty, or cannot be written; or no family of the Hub can express the model:
@@ -36,8 +38,8 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to} exists and is not empty", "name a new folder, or empty this one")
-    config, head, roles = load_config(folder), load_head(folder), roles_of(folder)
-    family = family_of(config, head, roles)
+    config, roles = load_config(folder), roles_of(folder)
+    family, head = _family(folder, config, roles)
     hub_class = family.class_of(head)
     assert hub_class is not None
     if not (folder / WEIGHTS).is_file():
@@ -46,7 +48,7 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
     used = {each.ours for each in mapping.rules}
     if missing := sorted(used - state.keys()):
         raise ConfigError(f"{folder / WEIGHTS}: no tensor {missing[0]}, which its config.json tells of")
-    tensors = to_hub(state, mapping)
+    tensors = to_hub(on_the_tasks_scale(state, head), mapping)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     if (folder / LEFT).is_file():
         tensors |= load_file(str(folder / LEFT))
@@ -80,6 +82,15 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
         "parameters": parameters,
         "left_out": sorted(state.keys() - used),
     }
+
+
+def _family(folder: Path, config: Any, roles: dict[str, int]) -> tuple[Family, dict[str, Any]]:
+    """(family, head): a task's head where a family has it, else of a fine-tuned model the trunk alone."""
+    head = load_head(folder)
+    if not head["name"] and (task := task_head(folder)) is not None:
+        with suppress(ConfigError):
+            return family_of(config, task, roles), task
+    return family_of(config, head, roles), head
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from modeling.architecture import TransformerConfig
 from modeling.errors import ConfigError
 from modeling.hub import FAMILIES
 from modeling.hub.mapping import Rows, StateMap
+from modeling.hub.tasks import TASK_HEADS, task_fields
 
 TRAINING_ONLY = frozenset(
     {
@@ -67,7 +68,7 @@ class HubClass(NamedTuple):
 
     name: str
     head: str
-    """A name in `modeling.heads.HEADS`; "": the bare trunk."""
+    """A name in `modeling.heads.HEADS`, or in `modeling.hub.tasks.TASK_HEADS`; "": the bare trunk."""
     pairs: str = "none"
     """The objective whose labels its sentence-pair head was trained on."""
 
@@ -155,6 +156,7 @@ class Family:
             "dtype": "float32",
             **{f"{role}_token_id": roles.get(role) for role in ("pad", "bos", "eos")},
             **self.written,
+            **task_fields(head),
         }
         for pair in self.fields:
             value = values[pair.ours]
@@ -185,9 +187,10 @@ class Family:
                 value = next(iter(known), None)
             read.setdefault(pair.ours, value)  # of several dropout rates the first
         name = next(iter(theirs.get("architectures") or ()), self.classes[0].name)
-        hub_class = next((each for each in self.classes if each.name == name), None)
+        whole = [each for each in self.classes if each.head not in TASK_HEADS]
+        hub_class = next((each for each in whole if each.name == name), None)
         if hub_class is None:
-            wrong.append(f"architectures is {name}, expected {' or '.join(each.name for each in self.classes)}")
+            wrong.append(f"architectures is {name}, expected {' or '.join(each.name for each in whole)}")
         if wrong or hub_class is None:
             raise ConfigError(
                 f"{where}: {'; '.join(wrong)}", f"Triptych builds {self.model_type} without these options"

@@ -18,13 +18,19 @@ from modeling.hub.bert import (
     output_rules,
     unfactorised,
 )
-from modeling.hub.family import HubClass
+from modeling.hub.family import OUTPUT_HEADS, HubClass
 from modeling.hub.mapping import StateMap
+from modeling.hub.tasks import CLASSIFIER, SPAN, task_rules
 
 
 class Roberta(EncoderFamily):
     model_type = "roberta"
-    classes = (HubClass("RobertaForMaskedLM", "language-model"), HubClass("RobertaModel", ""))
+    classes = (
+        HubClass("RobertaForMaskedLM", "language-model"),
+        HubClass("RobertaForSequenceClassification", CLASSIFIER),
+        HubClass("RobertaForQuestionAnswering", SPAN),
+        HubClass("RobertaModel", ""),
+    )
     fixed: ClassVar[Mapping[str, Any]] = ENCODER
     fields = (FIELDS[0]._replace(default=50_265), *FIELDS[1:])
     base, outside = "roberta.", ("lm_head.", "classifier.")
@@ -37,7 +43,7 @@ class Roberta(EncoderFamily):
             yield f"position_offset is {values['position_offset']}, expected the pad id + 1 = {roles['pad'] + 1}"
         if not values["position_offset"]:
             yield "position_offset is 0, expected the pad id + 1"
-        if head["name"] and values["activation"] != "gelu":
+        if head["name"] in OUTPUT_HEADS and values["activation"] != "gelu":
             yield f"activation is {values['activation']}, expected gelu, which the output layer has in any case"
 
     def more_written(self, values: Mapping[str, Any], roles: Mapping[str, int]) -> dict[str, Any]:
@@ -57,9 +63,10 @@ class Roberta(EncoderFamily):
     def state_map(self, config: TransformerConfig, head: Mapping[str, Any]) -> StateMap:
         rules = encoder_rules(config, "roberta.")
         parts: dict[str, Any] = {}
-        if head["name"]:
+        if head["name"] in OUTPUT_HEADS:
             names = ("lm_head.dense", "lm_head.layer_norm", "lm_head")
             more, parts = output_rules(config, *names, embedding=self.embedding)
             rules += more
+        rules += task_rules(head, "classifier.dense", "classifier.out_proj")
         left = (*BUFFERS, r"^lm_head\.bias$", r"^roberta\.pooler\.")
         return StateMap(tuple(rules), blanks=no_types(config, "roberta."), left=left, **parts)
