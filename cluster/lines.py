@@ -14,10 +14,10 @@ import secrets
 import signal
 import socket
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 Address = tuple[str, int, str]
@@ -102,7 +102,7 @@ class Lines:
         self.peers: dict[int, Peer] = {}
         self._token = secrets.token_hex(16)
         self._stopped = False
-        self._looked = time.monotonic()
+        self._looked = monotonic()
         host = ray.util.get_node_ip_address()
         self._server = socket.create_server((host, 0))
         self.address: Address = (host, self._server.getsockname()[1], self._token)
@@ -120,13 +120,13 @@ class Lines:
             if not secrets.compare_digest(str(first.get("token")), self._token):
                 connection.close()
                 return
-            peer = Peer(first["rank"], first["pid"], first["host"], first["node"], connection, time.monotonic())
+            peer = Peer(first["rank"], first["pid"], first["host"], first["node"], connection, monotonic())
             self.peers[peer.rank] = peer
             if self._stopped:
                 connection.sendall(b"stop")
             try:
                 for line in lines:
-                    peer.heard = time.monotonic()
+                    peer.heard = monotonic()
                     message = json.loads(line)
                     if "failed" in message:
                         peer.failed = message["failed"]
@@ -140,7 +140,7 @@ class Lines:
 
         To be asked often: where this process itself stood still (stopped, the machine asleep), silence counts anew.
         """
-        now, peers = time.monotonic(), list(self.peers.values())
+        now, peers = monotonic(), list(self.peers.values())
         if now - self._looked > seconds / 2:
             for peer in peers:
                 peer.heard = now

@@ -14,7 +14,7 @@ from cluster.lines import Lines, Peer
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lines, "monotonic", lambda: now[0])
     return now
 
 
