@@ -362,30 +362,45 @@ def measured(surface, values, noise: float = 0.0):
 def test_the_form_that_foretells_the_last_line_foretells_the_next_run(form, values):
     surface = SURFACES[form]
     found = forecast(measured(surface, values, noise=0.001), 2e6, 8e8, bootstrap=100)
-    assert found["form"] == form
+    assert found["form"].startswith(form)
     assert found["held_out"][form] < 0.005 < max(found["held_out"].values())
     true = surface(values, 2e6, 8e8)
     assert found["predicted_loss"] == pytest.approx(true, rel=0.01)
     assert found["ci95"][0] < found["predicted_loss"] < found["ci95"][1]
-    assert set(found["by_form"]) == set(SURFACES)
+    assert set(found["by_form"]) > set(SURFACES)
     assert sum(found["weights"].values()) == pytest.approx(1)
 
 
-def test_forms_are_weighted_by_their_inverse_errors_on_the_last_line():
+def test_forms_are_weighted_by_their_inverse_squared_errors_on_the_last_line():
     found = forecast(measured(SURFACES["approach_3"], LAW, noise=0.01), 2e6, 8e8, bootstrap=100)
-    a, b = (1 / found["held_out"][name] for name in SURFACES)
-    assert [found["weights"][name] for name in SURFACES] == pytest.approx([a / (a + b), b / (a + b)])
-    logs = [found["weights"][name] * np.log(found["by_form"][name]) for name in SURFACES]
+    inverse = {name: max(error, sweep_forecast.LEAST_ERROR) ** -2 for name, error in found["held_out"].items()}
+    assert found["weights"] == pytest.approx({name: each / sum(inverse.values()) for name, each in inverse.items()})
+    logs = [found["weights"][name] * np.log(loss) for name, loss in found["by_form"].items()]
     assert found["predicted_loss"] == pytest.approx(np.exp(sum(logs)))
 
 
 def test_the_interval_holds_what_the_forms_disagree_on(monkeypatch):
-    monkeypatch.setattr(sweep_forecast, "_weights", lambda errors: dict.fromkeys(errors, 0.5))
+    monkeypatch.setattr(sweep_forecast, "_weights", lambda errors: dict.fromkeys(errors, 1 / len(errors)))
     found = forecast(measured(SURFACES["kaplan_ND"], KAPLAN, noise=0.001), 2e8, 8e10, bootstrap=100)
     low, high = found["ci95"]
     losses = sorted(found["by_form"].values())
-    assert losses[1] / losses[0] > 1.05  # so far out they do
-    assert low < losses[0] * 1.02 and high > losses[1] * 0.98
+    assert losses[-1] / losses[0] > 1.05  # so far out they do
+    assert low < losses[0] * 1.02 and high > losses[-1] * 0.98
+
+
+def test_points_from_before_the_law_begins_count_for_little():
+    """The smallest budgets lie above the law, as those of models do that have not learnt to read their context yet."""
+    surface = SURFACES["kaplan_ND"]
+    points = measured(surface, KAPLAN, noise=0.001)
+    begins = points.flops.max() / 12.5
+    early = points.flops < begins
+    assert 5 < early.sum() < len(early) - 10
+    raised = np.where(early, points.loss * (begins / points.flops) ** 0.15, points.loss)
+    off = points_of(raised, params=points.params, tokens=points.tokens)
+    found = forecast(off, 2e6, 8e8, bootstrap=100)
+    assert found["form"].startswith("kaplan_ND from") and found["weights"][found["form"]] > 0.5
+    true = surface(KAPLAN, 2e6, 8e8)
+    assert abs(found["predicted_loss"] / true - 1) < 0.01 < abs(found["by_form"]["kaplan_ND"] / true - 1)
 
 
 def test_where_the_last_line_is_most_of_the_points_the_fit_itself_is_taken():
