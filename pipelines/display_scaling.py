@@ -159,13 +159,13 @@ def sweep_lines(found: Mapping[str, Any]) -> Iterator[str]:
             + (f" ({each['ci95'][0]:.4f} to {each['ci95'][1]:.4f})" if each["ci95"] else "")
             + f", measured {each['measured_loss']:.4f} {each['unit']}: {100 * each['error']:+.2f} %"
         )
-        told = [
-            f"{name} {each['by_form'][name]:.4f} (weight {each['weights'][name]:.2f}, error {100 * error:.1f} %)"
-            for name, error in (each.get("held_out") or {}).items()
-            if error is not None and name in each["by_form"]
-        ]
+        told = {name: error for name, error in (each.get("held_out") or {}).items() if error is not None}
+        told = {name: error for name, error in told.items() if name in each["by_form"]}
         if told:
-            yield f"  by form, weighted by errors on the sweep's largest budget, foretold without it: {', '.join(told)}"
+            yield "  weighted by errors on the sweep's largest budget, foretold without it:"
+        for name in sorted(told, key=lambda name: -each["weights"][name]):
+            loss, weight = each["by_form"][name], each["weights"][name]
+            yield f"    {loss:.4f}  weight {weight:.2f}, error {100 * told[name]:.1f} %  {name}"
     for warning in found["warnings"]:
         yield f"warning: {warning}"
 
