@@ -68,7 +68,7 @@ def forecast(points: Points, N: float, D: float, *, bootstrap: int = 4000, seed:
     by_form: dict[str, float] = {}
     for start, chosen in _ranges(points):
         for form, surface in SURFACES.items():
-            name = f"{form} from {start:.1g} FLOPs" if start else form
+            name = f"{form} from {start:.3g} FLOPs" if start else form
             held_out[name] = None
             part = points.take(np.flatnonzero(chosen))
             try:
