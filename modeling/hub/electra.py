@@ -13,7 +13,7 @@ from modeling.heads.base import NEVER
 from modeling.hub.bert import BUFFERS, ENCODER, FIELDS, EncoderFamily, encoder_rules, no_types
 from modeling.hub.family import FieldPair, HubClass, vocabulary_rows
 from modeling.hub.mapping import StateMap, layer, rule
-from modeling.hub.tasks import SPAN, task_rules
+from modeling.hub.tasks import SPAN
 
 _DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 
@@ -48,7 +48,7 @@ class Electra(EncoderFamily):
             rules += layer("dense", "discriminator_predictions.dense")
             rules += layer("classifier", "discriminator_predictions.dense_prediction")
         elif head["name"] == SPAN:
-            rules += task_rules(head, "", "")  # its classifier's first layer ends in a GELU, ours in a tanh
+            rules += layer("span", "qa_outputs")  # its classifier's first layer ends in a GELU, ours in a tanh
         elif head["name"]:
             rules += layer("head.dense", "generator_predictions.dense")
             rules += layer("head.norm", "generator_predictions.LayerNorm")

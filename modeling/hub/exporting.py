@@ -30,7 +30,7 @@ def export_model(folder: Path, to: Path) -> dict[str, Any]:
 
     Returns:
         {model_type, architecture, files, parameters, left_out}: the latter are tensors of ours that the family has
-        no place for (SpanBERT's boundary head, a fine-tuned one that reads the mean).
+        no place for (SpanBERT's boundary head, a fine-tuned head that reads the mean).
 
     Raises:
         ConfigError: `to` exists and is not empty, or cannot be written; or no family of the Hub can express the model:

@@ -75,7 +75,7 @@ def task_fields(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_the_tasks_scale(state: dict[str, Tensor], head: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights, such that a regression gives the task's own scores."""
+    """The weights, such that a regression gives the task's own scores: `classifier.weight` [1, D], `.bias` [1]."""
     settings = head["settings"]
     if head["name"] != CLASSIFIER or settings["kind"] != "regression" or "label_std" not in settings:
         return state

@@ -110,8 +110,8 @@ OF_SCALE: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Families that are otherwise at a scale.
 
-With so little compute a decoder does not learn to find its sentinel in what the encoder has read: the losses of span
-corruption are nearly those of a model without an encoder, and foretell nothing of larger ones (three sweeps were 3 to
+With so little compute a decoder does not learn to find its sentinel in what the encoder has read: it tells the first
+token of a span no better than frequencies do, and such losses foretell little of larger models' (three sweeps were 3 to
 7 % off, docs/log.md). An encoder-decoder that models language, as Raffel et al. 2020 (section 3.2) have it, too, needs
 no such place. Rows are cut in their middle, so that none of them is padded.
 """
